@@ -1,0 +1,192 @@
+package flockctx
+
+import (
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"syscall"
+	"time"
+)
+
+// A Mode says with whom a lock is shared.
+type Mode int
+
+const (
+	Exclusive Mode = iota // held by one handle alone
+	Shared                // held by any number of handles, never beside an exclusive one
+)
+
+// String returns "exclusive" or "shared".
+func (m Mode) String() string {
+	switch m {
+	case Exclusive:
+		return "exclusive"
+	case Shared:
+		return "shared"
+	}
+	return fmt.Sprintf("Mode(%d)", int(m))
+}
+
+// Wait says how a Lock waits for another process. Goroutines of one process
+// always wait for each other without a system call, whatever it says.
+type Wait int
+
+const (
+	// WaitAuto waits in the kernel where that can be interrupted: on Linux on
+	// file systems known to be local, and on Windows. It polls elsewhere, and
+	// where 128 goroutines of the process wait in the kernel already.
+	WaitAuto Wait = iota
+
+	// WaitBlock waits in the kernel on any file system. Where the platform
+	// cannot interrupt such a wait, Lock fails with [errors.ErrUnsupported].
+	// On a network or FUSE file system that answers an interrupt late, Lock
+	// returns late too. Past 128 waiting goroutines it polls as WaitAuto does.
+	WaitBlock
+
+	// WaitPoll tries again and again, at intervals given by Options.Poll. It
+	// needs no thread and no signal, and is the one to choose inside a
+	// testing/synctest bubble, whose clock a blocked system call would stop.
+	WaitPoll
+)
+
+// String returns "auto", "block" or "poll".
+func (w Wait) String() string {
+	switch w {
+	case WaitAuto:
+		return "auto"
+	case WaitBlock:
+		return "block"
+	case WaitPoll:
+		return "poll"
+	}
+	return fmt.Sprintf("Wait(%d)", int(w))
+}
+
+// A Mechanism is a kind of lock of the operating system. On local Linux file
+// systems locks of BSD and of OFD do not see each other: all programs that share
+// a file must use the same one.
+type Mechanism int
+
+const (
+	// BSD is flock(2), on Windows LockFileEx: the whole file. Use it unless you
+	// have a reason not to; flock(1) uses it too.
+	BSD Mechanism = iota
+
+	// OFD are the open file description locks of fcntl(2): Linux and macOS. They
+	// cover a byte range, convert atomically, and meet the POSIX record locks
+	// of other processes. An exclusive one needs a file open for writing.
+	OFD
+
+	// POSIX are record locks of fcntl(2), as lockf(3) takes them. Holders
+	// reports them; Lock refuses them with [errors.ErrUnsupported], because any
+	// close of the file anywhere in the process would drop them.
+	POSIX
+
+	// Lease is a lease of fcntl(2), F_SETLEASE. Holders reports it; Lock
+	// refuses it with [errors.ErrUnsupported].
+	Lease
+)
+
+// String returns "flock", "ofd", "posix" or "lease".
+func (m Mechanism) String() string {
+	switch m {
+	case BSD:
+		return "flock"
+	case OFD:
+		return "ofd"
+	case POSIX:
+		return "posix"
+	case Lease:
+		return "lease"
+	}
+	return fmt.Sprintf("Mechanism(%d)", int(m))
+}
+
+// Backoff bounds the interval between two tries of a Lock that polls. It starts
+// at Min and doubles up to Max, with jitter. Zero values mean 1 ms and 100 ms; a
+// Max below Min counts as Min. Where thousands of goroutines of one process poll,
+// the intervals stretch beyond Max, so that all of them together stay at some
+// 2 % of a core.
+type Backoff struct{ Min, Max time.Duration }
+
+// Options says what to lock and how. A nil *Options and the zero value are the
+// defaults. Options are copied when a handle is made; later changes have no effect.
+type Options struct {
+	Mode      Mode      // Exclusive or Shared
+	Wait      Wait      // WaitAuto, WaitBlock or WaitPoll
+	Mechanism Mechanism // BSD or OFD
+
+	// Start and Length, in bytes, limit an OFD lock to a range of the file; a
+	// Length of 0 reaches to the end of the file, whatever it grows to. With
+	// BSD they must be zero, else Lock fails with [errors.ErrUnsupported].
+	Start, Length int64
+
+	// Poll bounds the intervals where Lock polls.
+	Poll Backoff
+
+	// Flag is passed to open(2) as for [os.OpenFile], with two differences:
+	// O_TRUNC takes effect only once the lock is held, and the descriptor is
+	// always close-on-exec. Zero (which is also O_RDONLY) means: read-write,
+	// created if missing, read-only where writing is refused (EACCES, EPERM,
+	// EROFS, ETXTBSY) or where path is a directory.
+	Flag int
+
+	// Perm are the permissions, before umask, of a file that Lock creates.
+	// Zero means 0o600.
+	Perm fs.FileMode
+
+	// Remove makes Close remove the file while it still holds the lock, if the
+	// path still names it. A Lock that waits meanwhile notices and locks the
+	// file's successor. With Shared the last holder removes it.
+	Remove bool
+}
+
+const (
+	defaultPollMin = time.Millisecond
+	defaultPollMax = 100 * time.Millisecond
+	defaultPerm    = 0o600
+)
+
+// withDefaults returns a copy of o, which may be nil, with the defaults filled in.
+func (o *Options) withDefaults() Options {
+	var r Options
+	if o != nil {
+		r = *o
+	}
+	if r.Poll.Min == 0 {
+		r.Poll.Min = defaultPollMin
+	}
+	if r.Poll.Max == 0 {
+		r.Poll.Max = defaultPollMax
+	}
+	r.Poll.Max = max(r.Poll.Max, r.Poll.Min)
+	if r.Perm == 0 {
+		r.Perm = defaultPerm
+	}
+	return r
+}
+
+// check returns what is wrong with o, or nil.
+func (o *Options) check() error {
+	switch {
+	case o.Mode != Exclusive && o.Mode != Shared,
+		o.Wait < WaitAuto || o.Wait > WaitPoll,
+		o.Mechanism < BSD || o.Mechanism > Lease:
+		return fmt.Errorf("%v, %v, %v: %w", o.Mode, o.Wait, o.Mechanism, syscall.EINVAL)
+	case o.Mechanism != BSD && o.Mechanism != OFD:
+		return unsupported("%v locks are reported by Holders only", o.Mechanism)
+	case o.Mechanism == BSD && (o.Start != 0 || o.Length != 0):
+		return unsupported("a byte range needs Mechanism OFD")
+	case o.Start < 0 || o.Length < 0 || o.Start > math.MaxInt64-o.Length:
+		return fmt.Errorf("byte range %d+%d: %w", o.Start, o.Length, syscall.EINVAL)
+	case o.Poll.Min < 0:
+		return fmt.Errorf("poll interval %v: %w", o.Poll.Min, syscall.EINVAL)
+	case o.Perm&^(fs.ModePerm|fs.ModeSetuid|fs.ModeSetgid|fs.ModeSticky) != 0:
+		return fmt.Errorf("permissions %v: %w", o.Perm, syscall.EINVAL)
+	}
+	return nil
+}
+
+// openFlag returns the flag to open the file with: all but O_TRUNC.
+func (o *Options) openFlag() int { return o.Flag &^ os.O_TRUNC }

@@ -1,0 +1,526 @@
+package flockctx
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"slices"
+	"syscall"
+	"time"
+)
+
+// An attempt is one call that wants a lock.
+type attempt struct {
+	ctx   context.Context
+	try   bool  // fail rather than wait
+	once  bool  // fail with errStale rather than start again
+	start int64 // nanotime when it began to wait, 0 if it did not
+}
+
+// waits notes that a is about to wait.
+func (a *attempt) waits() {
+	if a.start == 0 {
+		a.start = nanotime()
+	}
+}
+
+// lock is the way to a lock, from the handle to the verified grant.
+func (l *Flock) lock(a *attempt) error {
+	if a.ctx.Err() != nil {
+		return l.failure("lock", l.Mode(), a, errEnded)
+	}
+	if l.invalid != nil {
+		return pathError("lock", l.path, l.invalid)
+	}
+	l.mu.Lock()
+	if !l.closing && !l.turn.tryEnter(Exclusive) {
+		if a.try {
+			l.mu.Unlock()
+			return l.failure("lock", l.Mode(), a, errBusy)
+		}
+		a.waits()
+		err := l.turn.enter(a.ctx, l.closedChanLocked(), Exclusive)
+		if err != nil {
+			return l.failure("lock", l.Mode(), a, err)
+		}
+		l.mu.Lock()
+	}
+	if l.closing {
+		l.mu.Unlock()
+		return pathError("lock", l.path, fs.ErrClosed)
+	}
+	l.state = locking
+	m := l.mode
+	l.mu.Unlock()
+
+	err := l.acquire(a, m)
+	for err == errStale && !a.once {
+		if err = errEnded; a.ctx.Err() == nil {
+			err = l.acquire(a, m)
+		}
+	}
+
+	l.mu.Lock()
+	if err == nil {
+		l.setState(locked)
+		l.mu.Unlock()
+		return nil
+	}
+	l.setState(unlocked)
+	handed := l.turn.leave(Exclusive)
+	l.mu.Unlock()
+	yieldAfter(handed)
+	return l.failure("lock", m, a, err)
+}
+
+// failure makes the error that the caller gets from the package's own.
+func (l *Flock) failure(op string, m Mode, a *attempt, err error) error {
+	var lost *lostError
+	errors.As(err, &lost)
+	if lost != nil {
+		err = lost.err
+	}
+	var waited time.Duration
+	if a.start != 0 {
+		waited = time.Duration(max(nanotime()-a.start, 1))
+	}
+	switch err {
+	case errStale: // to LockAll, which starts again
+		return err
+	case errEnded:
+		err = contextError(a.ctx)
+	case errBusy:
+		err = ErrLocked
+	default:
+		if lost != nil {
+			return pathError(op, l.path, lost)
+		}
+		if _, ok := err.(*fs.PathError); ok {
+			return err
+		}
+		return pathError(op, l.path, err)
+	}
+	if lost != nil {
+		err = &lostError{err}
+	}
+	return &BusyError{Path: l.path, Mode: m, Waited: waited, Err: err}
+}
+
+// acquire opens the file if it is not open, queues in this process, then at the
+// kernel, and verifies the grant. On an error the handle is as before the call,
+// except that after errStale its file is closed. The caller owns l.desc and l.q.
+func (l *Flock) acquire(a *attempt, m Mode) (err error) {
+	opened := l.fresh
+	l.fresh = false
+	if l.desc.file == nil && l.q == nil {
+		if err := l.open(a); err != nil {
+			return err
+		}
+		opened = true
+	}
+	q := l.q
+	if q == nil {
+		q = join(queueKey{l.desc.id, l.opts.Mechanism, l.opts.Start, l.opts.Length})
+		l.q = q
+	} else {
+		q.mu.Lock()
+	}
+	switch {
+	case q.tryEnter(m):
+		q.addHolder(l)
+		q.mu.Unlock()
+	case a.try:
+		q.mu.Unlock()
+		l.drop(opened)
+		return errBusy
+	default:
+		a.waits()
+		if err := q.enter(a.ctx, l.closedChan(), m); err != nil {
+			l.drop(opened)
+			return err
+		}
+		q.mu.Lock()
+		q.addHolder(l)
+		q.mu.Unlock()
+	}
+
+	inside, err := true, l.take(m)
+	if err == errBusy && !a.try {
+		a.waits()
+		inside, err = l.waitForeign(a, m)
+	}
+	if err == nil {
+		q.shard.released.Load()
+		if err = l.accept(a, opened); err == nil {
+			return nil
+		}
+		if uerr := l.give(m); uerr != nil {
+			// What cannot be unlocked goes with its descriptor.
+			opened = true
+		}
+	}
+	var handed bool
+	if inside {
+		q.mu.Lock()
+		q.removeHolder(l)
+		handed = q.leave(m)
+		q.mu.Unlock()
+	}
+	if errors.Is(err, fs.ErrClosed) && !l.borrowed && !opened && !l.isClosing() {
+		err = errStale // the caller closed File: open it again
+	}
+	l.drop(opened || err == errStale)
+	yieldAfter(handed)
+	return err
+}
+
+func (l *Flock) isClosing() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.closing
+}
+
+// accept verifies a grant and completes it.
+func (l *Flock) accept(a *attempt, opened bool) error {
+	if err := l.verify(); err != nil {
+		return err
+	}
+	if a.ctx.Err() != nil {
+		return errEnded
+	}
+	if opened && !l.borrowed && l.opts.Flag&os.O_TRUNC != 0 {
+		if err := l.desc.truncate(l.path); err != nil {
+			return pathError("truncate", l.path, err)
+		}
+	}
+	return nil
+}
+
+// verify returns errStale unless the path names the file that is open.
+func (l *Flock) verify() error {
+	if l.borrowed {
+		return nil
+	}
+	id, err := sysIdentify(0, l.path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR), err == nil && id != l.desc.id:
+		return errStale
+	case err != nil:
+		return pathError("stat", l.path, err)
+	}
+	return nil
+}
+
+// open opens the file. A file lease held by another process makes open(2) wait
+// until it is broken, which no context could end: so it is asked not to, and asked
+// again.
+func (l *Flock) open(a *attempt) error {
+	var b *backoff
+	for {
+		d, err := openFile(l.path, l.opts)
+		if err == nil {
+			l.desc = d
+			return nil
+		}
+		if err != errBusy {
+			return pathError("open", l.path, err)
+		}
+		if a.try {
+			return errBusy
+		}
+		a.waits()
+		if b == nil {
+			b = newBackoff(l.opts.Poll)
+			defer b.stop()
+		}
+		if err := b.sleep(a.ctx, l.closedChan()); err != nil {
+			return err
+		}
+	}
+}
+
+// openFile opens path as o says.
+func openFile(path string, o *Options) (descriptor, error) {
+	if o.Flag != 0 {
+		return sysOpen(path, o.openFlag(), o.Perm)
+	}
+	// O_CREATE comes second: in a sticky, world-writable directory Linux refuses
+	// it on the file of somebody else (fs.protected_regular), even for locking.
+	// So the file can appear or vanish in between; whoever does that for ever
+	// has made it their file.
+	var err error
+	for range 8 {
+		var d descriptor
+		if d, err = sysOpen(path, os.O_RDWR, 0); err == nil {
+			return d, nil
+		}
+		if mayRead(err) {
+			d, rerr := sysOpen(path, os.O_RDONLY, 0)
+			if rerr == nil {
+				return d, nil
+			}
+			if !errors.Is(rerr, fs.ErrNotExist) {
+				return descriptor{}, err
+			}
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return descriptor{}, err
+		}
+		if d, err = sysOpen(path, os.O_RDWR|os.O_CREATE, o.Perm); err == nil {
+			return d, nil
+		}
+		if !mayRead(err) {
+			break
+		}
+	}
+	return descriptor{}, err
+}
+
+// mayRead reports whether after err, from opening a file for reading and writing,
+// it may be possible to open it for reading.
+func mayRead(err error) bool {
+	return errors.Is(err, fs.ErrPermission) || slices.ContainsFunc(writeRefusals, func(e error) bool { return errors.Is(err, e) })
+}
+
+// request returns a request for the handle's lock.
+func (l *Flock) request(o op) request {
+	return request{op: o, mechanism: l.opts.Mechanism, start: l.opts.Start, length: l.opts.Length}
+}
+
+// take asks the kernel for the lock: nil, errBusy, or another error.
+func (l *Flock) take(m Mode) error {
+	r := l.request(opTry)
+	r.mode = m
+	if l.borrowed && m == Shared {
+		return l.lend(r)
+	}
+	return l.desc.lock(r)
+}
+
+// give gives the lock back to the kernel.
+func (l *Flock) give(m Mode) error {
+	l.q.shard.released.Add(1)
+	r := l.request(opUnlock)
+	if l.borrowed && m == Shared {
+		return l.takeBack(r)
+	}
+	return l.desc.lock(r)
+}
+
+// release gives back the held lock. The caller then calls leave.
+func (l *Flock) release() error {
+	if err := l.give(l.mode); err != nil {
+		return pathError("unlock", l.path, err)
+	}
+	return nil
+}
+
+// leave takes l, which does not hold the lock any more, off its queue's holders,
+// and with quit off the queue.
+func (l *Flock) leave(quit bool) (handed bool) {
+	q := l.q
+	q.mu.Lock()
+	q.removeHolder(l)
+	handed = q.gate.leave(l.mode)
+	if quit {
+		q.quit()
+		l.q = nil
+	}
+	q.mu.Unlock()
+	return handed
+}
+
+// drop closes the file of an unlocked handle if all is set, and otherwise keeps it.
+func (l *Flock) drop(all bool) {
+	if !all && !(l.borrowed && !l.guard.set) {
+		return
+	}
+	if q := l.q; q != nil {
+		q.mu.Lock()
+		q.quit()
+		q.mu.Unlock()
+	}
+	l.mu.Lock()
+	l.q = nil
+	l.guard.stop()
+	d := l.desc
+	if !l.borrowed {
+		l.desc = descriptor{}
+	}
+	l.mu.Unlock()
+	if !l.borrowed {
+		d.close()
+	}
+}
+
+// remove removes the file if the path still names it. A shared lock is made
+// exclusive first, since another holder would go on with a file that is gone; if
+// that fails, the other holder is left to remove it.
+func (l *Flock) remove() error {
+	if l.mode == Shared {
+		r := l.request(opTry)
+		if err := l.desc.lock(r); err != nil {
+			return nil
+		}
+	}
+	if err := l.verify(); err == errStale {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if err := os.Remove(l.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if l.mode == Shared {
+			r := l.request(opTry)
+			r.mode = Shared
+			l.desc.lock(r)
+		}
+		return pathError("remove", l.path, err)
+	}
+	return nil
+}
+
+// waitForeign waits for a lock that another process holds. It reports whether the
+// goroutine is still inside the gate.
+func (l *Flock) waitForeign(a *attempt, m Mode) (inside bool, err error) {
+	q := l.q
+	for {
+		q.mu.Lock()
+		if !q.kernel {
+			q.kernel = true
+			q.mu.Unlock()
+			break
+		}
+		// Readers of this process were let in together; one of them waits.
+		q.removeHolder(l)
+		if err := q.retreat(a.ctx, l.closedChan(), m); err != nil {
+			return false, err
+		}
+		q.mu.Lock()
+		q.addHolder(l)
+		q.mu.Unlock()
+		if err := l.take(m); err != errBusy {
+			return true, err
+		}
+	}
+	err = l.await(a, m)
+	q.mu.Lock()
+	q.kernel = false
+	if err == nil {
+		q.dispatch(nanotime())
+	}
+	q.mu.Unlock()
+	return true, err
+}
+
+// await waits for another process, in the kernel or by polling.
+func (l *Flock) await(a *attempt, m Mode) error {
+	block := l.opts.Wait == WaitBlock || l.opts.Wait == WaitAuto && l.desc.isLocal()
+	if l.opts.Wait == WaitBlock && !canBlock() {
+		return unsupported("this system cannot interrupt a wait in the kernel")
+	}
+	var b *backoff
+	for {
+		if block && canBlock() {
+			if err := l.block(a, m); err != errNoSlot {
+				if err == nil && l.borrowed && m == Shared {
+					r := l.request(opTry)
+					r.mode = m
+					return l.lend(r)
+				}
+				return err
+			}
+		}
+		if b == nil {
+			b = newBackoff(l.opts.Poll)
+			defer b.stop()
+		}
+		if err := b.sleep(a.ctx, l.closedChan()); err != nil {
+			return err
+		}
+		if err := l.take(m); err != errBusy {
+			return err
+		}
+	}
+}
+
+// upgrade makes a shared lock exclusive.
+func (l *Flock) upgrade(a *attempt) error {
+	q := l.q
+	q.mu.Lock()
+	if q.readers > 1 {
+		a.waits()
+	}
+	if err := q.beAlone(a.ctx, l.closedChan()); err != nil {
+		return err
+	}
+	l.unlend()
+	err := l.exchange(a, Exclusive)
+	if err != nil {
+		if !errors.Is(err, ErrNotLocked) {
+			l.relend()
+		}
+		q.mu.Lock()
+		q.share()
+		q.mu.Unlock()
+	}
+	return err
+}
+
+// downgrade makes an exclusive lock shared.
+func (l *Flock) downgrade(a *attempt) error {
+	q := l.q
+	q.shard.released.Add(1)
+	err := l.exchange(a, Shared)
+	if err == nil {
+		l.relend()
+		q.mu.Lock()
+		q.share()
+		q.mu.Unlock()
+	}
+	return err
+}
+
+// exchange asks the kernel to replace the held lock by one in mode m, alone in this
+// process. On an error the old lock is still held, or lost and a *lostError returned.
+func (l *Flock) exchange(a *attempt, m Mode) error {
+	r := l.request(opTry)
+	r.mode = m
+	err := l.desc.lock(r)
+	if err == errBusy {
+		a.waits()
+		q := l.q
+		q.mu.Lock()
+		q.kernel = true
+		q.mu.Unlock()
+		err = l.await(a, m)
+		q.mu.Lock()
+		q.kernel = false
+		q.mu.Unlock()
+	}
+	if l.opts.Mechanism == OFD {
+		if err == nil {
+			l.q.shard.released.Load()
+		}
+		return err
+	}
+	// flock(2): "converting a lock is not guaranteed to be atomic: the existing
+	// lock is first removed, and then a new lock is established."
+	if err != nil {
+		r.mode = 1 - m
+		if back := l.desc.lock(r); back != nil {
+			return &lostError{err}
+		}
+	}
+	l.q.shard.released.Load()
+	if verr := l.verify(); verr != nil {
+		r.op = opUnlock
+		l.desc.lock(r)
+		if verr == errStale {
+			verr = errReplaced
+		}
+		return &lostError{verr}
+	}
+	return err
+}
+
+var errReplaced = errors.New("the file was removed or replaced while another process had the lock")

@@ -1,0 +1,3 @@
+package flockctx
+
+func sameDescription(a, b uintptr) bool { return a == b }

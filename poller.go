@@ -1,0 +1,58 @@
+package flockctx
+
+import (
+	"context"
+	"io/fs"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+)
+
+// pollCost is the time between two polls of all goroutines of the process that
+// poll: at some 4 µs for a poll and the wake-up before it, 2 % of a core.
+const pollCost = 200 * time.Microsecond
+
+// pollers counts the goroutines that poll.
+var pollers atomic.Int64
+
+// A backoff spaces the tries of one goroutine that polls. It belongs to that
+// goroutine alone, and stop must be called.
+type backoff struct {
+	next, max time.Duration
+	timer     *time.Timer
+}
+
+func newBackoff(b Backoff) *backoff {
+	pollers.Add(1)
+	return &backoff{next: b.Min, max: b.Max}
+}
+
+func (b *backoff) stop() { pollers.Add(-1) }
+
+// sleep waits until the next try is due and returns nil, or returns errEnded when
+// ctx ends or fs.ErrClosed when closed is closed. The interval doubles with each
+// call; jitter of up to a quarter less keeps processes out of step. An interval
+// that would reach beyond ctx's deadline ends there.
+func (b *backoff) sleep(ctx context.Context, closed <-chan struct{}) error {
+	d := max(b.next, time.Duration(pollers.Load())*pollCost)
+	b.next = min(2*b.next, b.max)
+	d -= time.Duration(rand.Int64N(int64(d)/4 + 1))
+	if deadline, ok := ctx.Deadline(); ok {
+		d = min(d, max(time.Until(deadline), pollCost))
+	}
+	if b.timer == nil {
+		b.timer = time.NewTimer(d)
+	} else {
+		b.timer.Reset(d)
+	}
+	select {
+	case <-b.timer.C:
+		return nil
+	case <-ctx.Done():
+		b.timer.Stop()
+		return errEnded
+	case <-closed:
+		b.timer.Stop()
+		return fs.ErrClosed
+	}
+}

@@ -1,0 +1,151 @@
+//go:build darwin || dragonfly || freebsd || illumos || linux || netbsd || openbsd
+
+package flockctx
+
+import (
+	"errors"
+	"io/fs"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// writeRefusals are the errors, besides those of permission, of a file that can
+// perhaps be opened for reading.
+var writeRefusals = []error{unix.EROFS, unix.ETXTBSY, unix.EISDIR}
+
+// sysOpen opens path with the flag and permissions of os.OpenFile. The error is the
+// system's, or errBusy where a lease has to be broken first.
+func sysOpen(path string, flag int, perm fs.FileMode) (descriptor, error) {
+	mode := uint32(perm.Perm())
+	if perm&fs.ModeSetuid != 0 {
+		mode |= unix.S_ISUID
+	}
+	if perm&fs.ModeSetgid != 0 {
+		mode |= unix.S_ISGID
+	}
+	if perm&fs.ModeSticky != 0 {
+		mode |= unix.S_ISVTX
+	}
+	// O_NONBLOCK has a FIFO, a device or a lease not hang the open. For what is
+	// accepted below, files and directories, it means nothing afterwards.
+	flag |= unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY
+	for {
+		fd, err := unix.Open(path, flag, mode)
+		if err == unix.EINTR {
+			continue
+		}
+		if err == unix.EAGAIN {
+			return descriptor{}, errBusy
+		}
+		if err == unix.ENXIO || err == unix.EOPNOTSUPP { // a socket, or a FIFO for writing
+			if _, serr := sysIdentify(0, path); errors.Is(serr, errors.ErrUnsupported) {
+				err = nil
+				return descriptor{}, serr
+			}
+		}
+		if err != nil {
+			return descriptor{}, err
+		}
+		id, err := sysIdentify(uintptr(fd), "")
+		if err != nil {
+			unix.Close(fd)
+			return descriptor{}, err
+		}
+		return descriptor{fd: uintptr(fd), id: id}, nil
+	}
+}
+
+func sysClose(fd uintptr) error { return unix.Close(int(fd)) }
+
+// sysIdentify identifies the file that path names or, where path is empty, the open
+// file fd. What is neither a file nor a directory cannot be locked.
+func sysIdentify(fd uintptr, path string) (fileID, error) {
+	var st unix.Stat_t
+	var err error
+	for {
+		if path == "" {
+			err = unix.Fstat(int(fd), &st)
+		} else {
+			err = unix.Stat(path, &st)
+		}
+		if err != unix.EINTR {
+			break
+		}
+	}
+	if err != nil {
+		return fileID{}, err
+	}
+	if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFREG && kind != unix.S_IFDIR {
+		return fileID{}, unsupported("is a %s; only files and directories can be locked", kindName(uint32(kind)))
+	}
+	return fileID{uint64(st.Dev), uint64(st.Ino)}, nil
+}
+
+func kindName(kind uint32) string {
+	switch kind {
+	case unix.S_IFIFO:
+		return "named pipe"
+	case unix.S_IFSOCK:
+		return "socket"
+	case unix.S_IFCHR, unix.S_IFBLK:
+		return "device"
+	}
+	return "special file"
+}
+
+// sysLock does r on fd.
+func sysLock(fd uintptr, r request) error {
+	var err error
+	if r.mechanism == OFD {
+		err = ofdLock(fd, r)
+	} else {
+		how := unix.LOCK_UN
+		if r.op != opUnlock {
+			how = unix.LOCK_EX
+			if r.mode == Shared {
+				how = unix.LOCK_SH
+			}
+			if r.op == opTry {
+				how |= unix.LOCK_NB
+			}
+		}
+		err = unix.Flock(int(fd), how)
+	}
+	switch err {
+	case nil:
+		return nil
+	case unix.EWOULDBLOCK:
+		return errBusy
+	case unix.EINTR, syscall.Errno(512): // ERESTARTSYS, which some FUSE daemons hand out
+		if r.op == opBlock {
+			return errInterrupted
+		}
+		return sysLock(fd, r)
+	case unix.EBADF:
+		return &annotated{"the lock needs the file open for " + access(r.mode), err}
+	case unix.ENOSYS, unix.EOPNOTSUPP, unix.EINVAL, unix.ENOTTY:
+		name, _ := fileSystem(fd)
+		return &unsupportedError{name + " cannot lock (" + r.mechanism.String() + ")", err}
+	case unix.ENOLCK:
+		name, _ := fileSystem(fd)
+		return &annotated{name + " has no lock to give: its lock service is unreachable or out of locks", err}
+	}
+	return err
+}
+
+func access(m Mode) string {
+	if m == Exclusive {
+		return "writing"
+	}
+	return "reading"
+}
+
+// annotated is a system's error with what it means here.
+type annotated struct {
+	text string
+	err  error
+}
+
+func (e *annotated) Error() string { return e.text + ": " + e.err.Error() }
+func (e *annotated) Unwrap() error { return e.err }

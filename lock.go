@@ -318,6 +318,11 @@ func (l *Flock) close(remove bool) error {
 		l.q.quit()
 		l.q.mu.Unlock()
 		l.q = nil
+	} else if l.desc.file == nil {
+		// Nothing is open: the zero descriptor is number 0, which is not ours.
+		l.shut()
+		l.mu.Unlock()
+		return nil
 	}
 	l.shut()
 	l.guard.stop()

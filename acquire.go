@@ -25,6 +25,25 @@ func (a *attempt) waits() {
 	}
 }
 
+// lockNew makes a handle and locks it.
+func lockNew(path string, opts *Options, a *attempt) (*Flock, error) {
+	l := New(path, opts)
+	if a.ctx.Err() != nil {
+		return nil, l.failure("lock", l.mode, a, errEnded)
+	}
+	if l.invalid != nil {
+		return nil, pathError("lock", path, l.invalid)
+	}
+	// No other goroutine knows the handle: it is entered without l.mu.
+	l.turn.writer = true
+	l.state = locking
+	if err := l.acquireCurrent(a, l.mode); err != nil {
+		return nil, l.failure("lock", l.mode, a, err)
+	}
+	l.state = locked
+	return l, nil
+}
+
 // lock is the way to a lock, from the handle to the verified grant.
 func (l *Flock) lock(a *attempt) error {
 	if a.ctx.Err() != nil {
@@ -54,13 +73,7 @@ func (l *Flock) lock(a *attempt) error {
 	m := l.mode
 	l.mu.Unlock()
 
-	err := l.acquire(a, m)
-	for err == errStale && !a.once {
-		if err = errEnded; a.ctx.Err() == nil {
-			err = l.acquire(a, m)
-		}
-	}
-
+	err := l.acquireCurrent(a, m)
 	l.mu.Lock()
 	if err == nil {
 		l.setState(locked)
@@ -72,6 +85,19 @@ func (l *Flock) lock(a *attempt) error {
 	l.mu.Unlock()
 	yieldAfter(handed)
 	return l.failure("lock", m, a, err)
+}
+
+// acquireCurrent acquires the lock of the file that the path names in the end.
+func (l *Flock) acquireCurrent(a *attempt, m Mode) error {
+	for {
+		err := l.acquire(a, m)
+		if err != errStale || a.once {
+			return err
+		}
+		if a.ctx.Err() != nil {
+			return errEnded
+		}
+	}
 }
 
 // failure makes the error that the caller gets from the package's own.
@@ -204,37 +230,40 @@ func (l *Flock) verify() error {
 	}
 	id, err := sysIdentify(0, l.path)
 	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR), err == nil && id != l.desc.id:
+	case err == nil && id == l.desc.id:
+		return nil
+	case err == nil, errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
 		return errStale
-	case err != nil:
-		return pathError("stat", l.path, err)
 	}
-	return nil
+	return pathError("stat", l.path, err)
 }
 
-// open opens the file. A file lease held by another process makes open(2) wait
-// until it is broken, which no context could end: so it is asked not to, and asked
+// open opens the file.
+func (l *Flock) open(a *attempt) (err error) {
+	l.desc, err = openFile(l.path, l.opts)
+	if err == errBusy && !a.try {
+		err = l.openLeased(a)
+	}
+	if err == nil || err == errBusy || err == errEnded || err == fs.ErrClosed {
+		return err
+	}
+	return pathError("open", l.path, err)
+}
+
+// openLeased opens a file on which another process has a lease: open(2) would wait
+// until it is broken, which no context could end, so it is asked not to, and asked
 // again.
-func (l *Flock) open(a *attempt) error {
-	var b *backoff
+func (l *Flock) openLeased(a *attempt) error {
+	a.waits()
+	b := newBackoff(l.opts.Poll)
+	defer b.stop()
 	for {
-		d, err := openFile(l.path, l.opts)
-		if err == nil {
-			l.desc = d
-			return nil
-		}
-		if err != errBusy {
-			return pathError("open", l.path, err)
-		}
-		if a.try {
-			return errBusy
-		}
-		a.waits()
-		if b == nil {
-			b = newBackoff(l.opts.Poll)
-			defer b.stop()
-		}
 		if err := b.sleep(a.ctx, l.closedChan()); err != nil {
+			return err
+		}
+		d, err := openFile(l.path, l.opts)
+		if err != errBusy {
+			l.desc = d
 			return err
 		}
 	}

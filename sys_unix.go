@@ -31,7 +31,7 @@ func sysOpen(path string, flag int, perm fs.FileMode) (descriptor, error) {
 	// accepted below, files and directories, it means nothing afterwards.
 	flag |= unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY
 	for {
-		fd, err := unix.Open(path, flag, mode)
+		fd, err := openPath(path, flag, mode)
 		if err == unix.EINTR {
 			continue
 		}
@@ -67,7 +67,7 @@ func sysIdentify(fd uintptr, path string) (fileID, error) {
 		if path == "" {
 			err = unix.Fstat(int(fd), &st)
 		} else {
-			err = unix.Stat(path, &st)
+			err = statPath(path, &st)
 		}
 		if err != unix.EINTR {
 			break

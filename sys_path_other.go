@@ -1,0 +1,9 @@
+//go:build (darwin || dragonfly || freebsd || illumos || linux || netbsd || openbsd) && !(linux && (amd64 || arm64 || riscv64))
+
+package flockctx
+
+import "golang.org/x/sys/unix"
+
+func openPath(path string, flag int, mode uint32) (int, error) { return unix.Open(path, flag, mode) }
+
+func statPath(path string, st *unix.Stat_t) error { return unix.Stat(path, st) }

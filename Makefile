@@ -1,4 +1,9 @@
 # `make test` runs all tests and installs what they need.
-.PHONY: test
+.PHONY: test bench
 test:
 	@scripts/test
+
+# `make bench` measures flockctx beside its peers, in about 10 minutes, and writes
+# bench/results/. `make bench QUICK=1` takes about 2 and prints the tables only.
+bench:
+	cd bench && $(if $(QUICK),go run . -quick,go run . -out results)

@@ -1,0 +1,112 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"time"
+
+	"github.com/juju/fslock"
+)
+
+var cancelScenario = scenario{
+	name:  "cancel",
+	title: "From cancel to return",
+	about: "A goroutine waits for a lock, its context is cancelled, and Lock returns: while it is parked behind a goroutine of its process, " +
+		"while it waits in the kernel for another process, and while it polls. This is what a user waits for after Ctrl-C. " +
+		"A poller sits in a select and has it easiest. fslock has a timeout only: measured is how late it comes, " +
+		"and it leaves a thread behind that waits on. The blocking candidates cannot be cancelled at all.",
+	run: (*bench).cancel,
+}
+
+func cancelJob(j *job) (any, error) {
+	var samples []int64
+	if j.Cand == fsl {
+		for range j.N {
+			l, d := fslock.New(j.Path), 2*time.Millisecond
+			start := now()
+			err := l.LockWithTimeout(d)
+			samples = append(samples, now()-start-int64(d))
+			if err != fslock.ErrTimeout {
+				return nil, fmt.Errorf("no timeout: %v", err)
+			}
+		}
+		return samples, nil
+	}
+	c := find(j.Cand)
+	if j.Case == "parked" {
+		holder, err := c.open(j.Path, false)
+		if err != nil {
+			return nil, err
+		}
+		if err := holder.Lock(context.Background()); err != nil {
+			return nil, err
+		}
+		defer holder.Unlock()
+	}
+	h, err := c.open(j.Path, false)
+	if err != nil {
+		return nil, err
+	}
+	for range j.N {
+		ctx, cancel := context.WithCancel(context.Background())
+		back := make(chan int64)
+		var lockErr error
+		go func() {
+			lockErr = h.Lock(ctx)
+			back <- now()
+		}()
+		time.Sleep(time.Millisecond + rand.N(2*time.Millisecond))
+		t := now()
+		cancel()
+		samples = append(samples, <-back-t)
+		if lockErr == nil {
+			return nil, fmt.Errorf("got a lock that is held")
+		}
+	}
+	return samples, nil
+}
+
+func (b *bench) cancel() error {
+	rounds, per := pick(b, 8, 4, 1), pick(b, 100, 50, 3)
+	for _, k := range []struct {
+		name  string
+		cands []*candidate
+	}{
+		{"parked", b.wants(oursKept, gofrs1, gofrs10)},
+		{"another process holds it", b.wants(oursKept, oursPoll, gofrs1, gofrs10, fsl)},
+	} {
+		path := filepath.Join(b.dir, "cancel-"+k.name[:6])
+		if k.name != "parked" {
+			holder, err := startHolder(path, 1)
+			if err != nil {
+				return err
+			}
+			defer holder.stop()
+		}
+		all := make(map[string]*histogram)
+		for range rounds {
+			for _, c := range k.cands {
+				samples, err := run[[]int64](job{Do: "cancel", Cand: c.name, Path: path, N: per, Case: k.name})
+				if err != nil {
+					return err
+				}
+				b.add("cancel", k.name, c.name, "p50", "ns", exact(samples, 0.5))
+				b.add("cancel", k.name, c.name, "p99", "ns", exact(samples, 0.99))
+				b.add("cancel", k.name, c.name, "max", "ns", exact(samples, 1))
+				h := histogramOf(samples)
+				if all[c.name] == nil {
+					all[c.name] = &histogram{}
+				}
+				all[c.name].add(h)
+			}
+		}
+		for _, c := range k.cands {
+			b.curve("cancel", k.name, c.name, all[c.name])
+		}
+	}
+	return nil
+}

@@ -1,0 +1,215 @@
+//go:build linux
+
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// write writes the report in Markdown.
+func (b *bench) write(w io.Writer) error {
+	out := bufio.NewWriter(w)
+	fmt.Fprintf(out, "# flockctx beside its peers\n\n")
+	fmt.Fprintf(out, "Measured on %s, in %.0f minutes:\n\n", b.Started.UTC().Format("2 January 2006, 15:04 UTC"), b.Finished.Sub(b.Started).Minutes())
+	for _, line := range b.Machine {
+		fmt.Fprintf(out, "- %s\n", line)
+	}
+	fmt.Fprintf(out, "- load average at the end %s\n", load())
+	for _, line := range b.Notes {
+		fmt.Fprintf(out, "- %s\n", line)
+	}
+	fmt.Fprintf(out, "\nEach cell has the median over all rounds and flockctx's value divided by the candidate's: "+
+		"the median of the ratios within each round and, in brackets, the least and the greatest of them. **Bold** where flockctx is worse by more than 5 %%.\n")
+	b.writeTargets(out)
+	for _, name := range b.Scenarios {
+		i := slices.IndexFunc(scenarios, func(s scenario) bool { return s.name == name })
+		s := scenarios[i]
+		fmt.Fprintf(out, "\n## %s\n\n%s\n", s.title, s.about)
+		for _, kase := range b.cases(name) {
+			b.writeTable(out, name, kase)
+		}
+	}
+	fmt.Fprintf(out, "\n## Candidates\n\n| name | what it does |\n|---|---|\n")
+	for _, c := range candidates {
+		fmt.Fprintf(out, "| %s | %s |\n", c.name, c.how)
+	}
+	return out.Flush()
+}
+
+func (r *record) cases(scenario string) (names []string) {
+	for _, c := range r.Cells {
+		if c.Scenario == scenario && !slices.Contains(names, c.Case) {
+			names = append(names, c.Case)
+		}
+	}
+	return names
+}
+
+// better says which metrics are better when greater.
+var better = map[string]bool{"throughput": true, "throughput here": true, "grants to the other in 2 s": true,
+	"read throughput": true, "write throughput": true}
+
+func (r *record) writeTable(out io.Writer, scenario, kase string) {
+	var cands, metrics []string
+	for _, c := range r.Cells {
+		if c.Scenario == scenario && c.Case == kase {
+			if !slices.Contains(cands, c.Cand) {
+				cands = append(cands, c.Cand)
+			}
+			if !slices.Contains(metrics, c.Metric) {
+				metrics = append(metrics, c.Metric)
+			}
+		}
+	}
+	reference := cands[0]
+	fmt.Fprintf(out, "\n### %s\n\n| |", kase)
+	for _, m := range metrics {
+		fmt.Fprintf(out, " %s |", m)
+	}
+	fmt.Fprintf(out, "\n|---|%s\n", strings.Repeat("--:|", len(metrics)))
+	for _, cand := range cands {
+		fmt.Fprintf(out, "| %s |", cand)
+		for _, m := range metrics {
+			c := r.find(scenario, kase, cand, m)
+			if c == nil {
+				fmt.Fprint(out, " – |")
+				continue
+			}
+			text := format(median(c.Rounds), c.Unit)
+			if ref := r.find(scenario, kase, reference, m); ref != nil && cand != reference {
+				q := ratioOf(ref.Rounds, c.Rounds)
+				text += " · " + q.markdown(better[m])
+			}
+			fmt.Fprintf(out, " %s |", text)
+		}
+		fmt.Fprintln(out)
+	}
+}
+
+// save writes the report and its data into dir.
+func (b *bench) save(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	data, err := json.Marshal(b.record)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "data.json"), append(data, '\n'), 0o644); err != nil {
+		return err
+	}
+	f, err := os.Create(filepath.Join(dir, "README.md"))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return b.write(f)
+}
+
+// A target is what flockctx wants to reach, as a ratio within one run where that is
+// possible.
+type target struct {
+	text               string
+	scenario, kase     string
+	cand, metric       string
+	other, otherMetric string // "": limit is absolute
+	limit              float64
+	atLeast            bool
+	worst              bool // the worst round counts, not the median
+}
+
+func (r *record) targets() []target {
+	disk := ""
+	for _, c := range r.Cells {
+		if name, ok := strings.CutPrefix(c.Case, "by path, exclusive, "); ok {
+			disk = name
+			break
+		}
+	}
+	path, kept := "by path, exclusive, "+disk, "kept, exclusive, "+disk
+	const us, ms = 1e3, 1e6
+	t := []target{
+		{text: "Lock and Close by path / gofrs TryLockContext and Unlock", scenario: "uncontended", kase: path, cand: ours, metric: "lock and release", other: gofrs10, limit: 0.95},
+		{text: "Lock and Close by path / open, flock, close", scenario: "uncontended", kase: path, cand: ours, metric: "lock and release", other: bare, limit: 1.8},
+		{text: "Lock and Unlock on a kept handle / gofrs", scenario: "uncontended", kase: kept, cand: oursKept, metric: "lock and release", other: gofrs10, limit: 0.45},
+		{text: "Lock and Unlock on a kept handle / two flock calls and a stat", scenario: "uncontended", kase: kept, cand: oursKept, metric: "lock and release", other: bareStat, limit: 1.15},
+	}
+	for _, n := range []string{"2", "4", "16"} {
+		t = append(t,
+			target{text: "hand-over between " + n + " processes / flock(2), p50", scenario: "handover", kase: n + " processes", cand: oursKept, metric: "p50", other: bare, limit: 1.15},
+			target{text: "hand-over between " + n + " processes / flock(2), p99", scenario: "handover", kase: n + " processes", cand: oursKept, metric: "p99", other: bare, limit: 1.5})
+	}
+	t = append(t,
+		target{text: "hand-over within the process, 16 goroutines, p50", scenario: "goroutines", kase: "16 goroutines, hold 0s", cand: oursKept, metric: "hand-over p50", limit: 2 * us},
+		target{text: "cancel to return, in the kernel, p50", scenario: "cancel", kase: "another process holds it", cand: oursKept, metric: "p50", limit: 150 * us},
+		target{text: "cancel to return, in the kernel, p99", scenario: "cancel", kase: "another process holds it", cand: oursKept, metric: "p99", limit: 1 * ms},
+		target{text: "cancel to return, parked, p50", scenario: "cancel", kase: "parked", cand: oursKept, metric: "p50", limit: 150 * us},
+		target{text: "cancel to return, parked, p99", scenario: "cancel", kase: "parked", cand: oursKept, metric: "p99", limit: 1 * ms},
+		target{text: "cancel to return, polling, p50", scenario: "cancel", kase: "another process holds it", cand: oursPoll, metric: "p50", limit: 150 * us},
+		target{text: "cancel to return, polling, p99", scenario: "cancel", kase: "another process holds it", cand: oursPoll, metric: "p99", limit: 1 * ms})
+	for _, hold := range []string{"0s", "100µs"} {
+		kase := "256 goroutines, hold " + hold
+		t = append(t,
+			target{text: kase + ": throughput / gofrs polling every 10 ms", scenario: "goroutines", kase: kase, cand: ours, metric: "throughput", other: gofrs10, limit: 0.95, atLeast: true},
+			target{text: kase + ": longest wait / gofrs polling every 10 ms", scenario: "goroutines", kase: kase, cand: ours, metric: "longest wait", other: gofrs10, limit: 0.33})
+	}
+	for _, hold := range []string{"0s", "100µs"} {
+		kase := "64 goroutines, hold " + hold
+		t = append(t,
+			target{text: "another process beside " + kase + ": grants in 2 s", scenario: "foreign", kase: kase, cand: ours, metric: "grants to the other in 2 s", limit: 200, atLeast: true},
+			target{text: "another process beside " + kase + ": longest wait", scenario: "foreign", kase: kase, cand: ours, metric: "its longest wait", limit: 100 * ms})
+	}
+	many, most, one := "3000 waiters on 3000 files", "10000 waiters on 10000 files", "100 waiters on one file"
+	return append(t,
+		target{text: many + ": threads", scenario: "waiters", kase: many, cand: ours, metric: "threads", limit: 200},
+		target{text: many + ": CPU", scenario: "waiters", kase: many, cand: ours, metric: "CPU", limit: 5},
+		target{text: many + ": memory each", scenario: "waiters", kase: many, cand: ours, metric: "memory each", limit: 8192},
+		target{text: many + ": all cancelled", scenario: "waiters", kase: many, cand: ours, metric: "all cancelled", limit: 500 * ms},
+		target{text: most + ": CPU", scenario: "waiters", kase: most, cand: ours, metric: "CPU", limit: 2},
+		target{text: most + ": memory each", scenario: "waiters", kase: most, cand: ours, metric: "memory each", limit: 4096},
+		target{text: one + ": CPU (10 ms in 3 s)", scenario: "waiters", kase: one, cand: ours, metric: "CPU", limit: 1.0 / 3},
+		target{text: one + ": threads", scenario: "waiters", kase: one, cand: ours, metric: "threads", limit: 20})
+}
+
+func (r *record) writeTargets(out io.Writer) {
+	head := false
+	for _, t := range r.targets() {
+		c := r.find(t.scenario, t.kase, t.cand, t.metric)
+		if c == nil {
+			continue
+		}
+		var got ratio
+		unit := ""
+		if t.other == "" {
+			got = ratio{median(c.Rounds), slices.Min(c.Rounds), slices.Max(c.Rounds)}
+			unit = c.Unit
+		} else {
+			o := r.find(t.scenario, t.kase, t.other, t.metric)
+			if o == nil {
+				continue
+			}
+			got = ratioOf(c.Rounds, o.Rounds)
+		}
+		if !head {
+			head = true
+			fmt.Fprintf(out, "\n## Targets\n\n| | target | measured: median (least–greatest round) | |\n|---|--:|--:|---|\n")
+		}
+		sign, met := "≤", got.mid <= t.limit
+		if t.atLeast {
+			sign, met = "≥", got.mid >= t.limit
+		}
+		verdict := "reached"
+		if !met {
+			verdict = "**missed**"
+		}
+		fmt.Fprintf(out, "| %s | %s %s | %s (%s–%s) | %s |\n", t.text, sign, format(t.limit, unit),
+			format(got.mid, unit), format(got.min, unit), format(got.max, unit), verdict)
+	}
+}

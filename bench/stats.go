@@ -1,0 +1,198 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"math"
+	"math/bits"
+	"slices"
+)
+
+// A histogram counts durations in buckets that are 1/32 wide. The zero value is empty.
+type histogram struct {
+	Counts map[int]int64 // by bucket
+	N      int64
+	Max    int64
+}
+
+func bucket(ns int64) int {
+	if ns < 32 {
+		return int(max(ns, 0))
+	}
+	e := bits.Len64(uint64(ns)) - 6
+	return e<<5 + int(ns>>e)
+}
+
+// middle returns the middle of bucket b.
+func middle(b int) float64 {
+	if b < 64 {
+		return float64(b)
+	}
+	e := b>>5 - 1
+	return (float64(b-e<<5) + 0.5) * math.Pow(2, float64(e))
+}
+
+// A tally is what a goroutine counts in before all are added up: no map, no sharing.
+type tally struct {
+	counts [2048]int32
+	max    int64
+}
+
+func (t *tally) add(ns int64) {
+	t.counts[bucket(ns)]++
+	t.max = max(t.max, ns)
+}
+
+func (h *histogram) addTally(t *tally) {
+	if h.Counts == nil {
+		h.Counts = make(map[int]int64)
+	}
+	for b, n := range t.counts {
+		if n > 0 {
+			h.Counts[b] += int64(n)
+			h.N += int64(n)
+		}
+	}
+	h.Max = max(h.Max, t.max)
+}
+
+func (h *histogram) add(o histogram) {
+	if h.Counts == nil {
+		h.Counts = make(map[int]int64)
+	}
+	for b, n := range o.Counts {
+		h.Counts[b] += n
+	}
+	h.N += o.N
+	h.Max = max(h.Max, o.Max)
+}
+
+// quantile returns the value that a share of q of all stay under, 0 where there is none.
+func (h *histogram) quantile(q float64) float64 {
+	if q >= 1 {
+		return float64(h.Max)
+	}
+	keys := make([]int, 0, len(h.Counts))
+	for b := range h.Counts {
+		keys = append(keys, b)
+	}
+	slices.Sort(keys)
+	rank, seen := int64(math.Ceil(q*float64(h.N))), int64(0)
+	for _, b := range keys {
+		if seen += h.Counts[b]; seen >= max(rank, 1) {
+			return min(middle(b), float64(h.Max))
+		}
+	}
+	return 0
+}
+
+func histogramOf(samples []int64) (h histogram) {
+	var t tally
+	for _, s := range samples {
+		t.add(s)
+	}
+	h.addTally(&t)
+	return h
+}
+
+func median(v []float64) float64 {
+	if len(v) == 0 {
+		return math.NaN()
+	}
+	s := slices.Sorted(slices.Values(v))
+	if n := len(s); n%2 == 0 {
+		return (s[n/2-1] + s[n/2]) / 2
+	}
+	return s[len(s)/2]
+}
+
+// A ratio is that of two candidates, round by round.
+type ratio struct{ mid, min, max float64 }
+
+// ratioOf returns a/b, whose rounds are paired. Rounds in which b has no value do not
+// count.
+func ratioOf(a, b []float64) ratio {
+	var r []float64
+	for i := range min(len(a), len(b)) {
+		if b[i] > 0 && !math.IsNaN(a[i]) {
+			r = append(r, a[i]/b[i])
+		}
+	}
+	if len(r) == 0 {
+		nan := math.NaN()
+		return ratio{nan, nan, nan}
+	}
+	return ratio{median(r), slices.Min(r), slices.Max(r)}
+}
+
+// markdown prints r, bold where the first of the two is worse by more than 5 %.
+func (r ratio) markdown(greaterIsBetter bool) string {
+	if math.IsNaN(r.mid) {
+		return "–"
+	}
+	mid := short(r.mid)
+	if greaterIsBetter && r.mid < 0.95 || !greaterIsBetter && r.mid > 1.05 {
+		mid = "**" + mid + "**"
+	}
+	return fmt.Sprintf("%s (%s–%s)", mid, short(r.min), short(r.max))
+}
+
+// short prints v with about three digits.
+func short(v float64) string {
+	switch a := math.Abs(v); {
+	case math.IsNaN(v):
+		return "–"
+	case a == 0:
+		return "0"
+	case a < 0.001:
+		return fmt.Sprintf("%.1g", v)
+	case a < 0.0995:
+		return fmt.Sprintf("%.3f", v)
+	case a < 9.95:
+		return fmt.Sprintf("%.2f", v)
+	case a < 99.5:
+		return fmt.Sprintf("%.1f", v)
+	}
+	return fmt.Sprintf("%.0f", v)
+}
+
+// format prints v in unit: "ns" (a duration), "B", "/s", "cores", or anything else.
+func format(v float64, unit string) string {
+	if math.IsNaN(v) {
+		return "–"
+	}
+	switch unit {
+	case "ns":
+		switch {
+		case v >= 1e9:
+			return short(v/1e9) + " s"
+		case v >= 1e6:
+			return short(v/1e6) + " ms"
+		case v >= 1e3:
+			return short(v/1e3) + " µs"
+		}
+		return short(v) + " ns"
+	case "B":
+		switch {
+		case v >= 1<<20:
+			return short(v/(1<<20)) + " MiB"
+		case v >= 1<<10:
+			return short(v/(1<<10)) + " KiB"
+		}
+		return short(v) + " B"
+	case "/s":
+		switch {
+		case v >= 1e6:
+			return short(v/1e6) + " M/s"
+		case v >= 1e3:
+			return short(v/1e3) + " k/s"
+		}
+		return short(v) + "/s"
+	case "%":
+		return short(v) + " %"
+	case "":
+		return short(v)
+	}
+	return short(v) + " " + unit
+}

@@ -281,10 +281,15 @@ func (l *Flock) close(remove bool) error {
 		l.mu.Unlock()
 		return pathError("close", l.path, fs.ErrClosed)
 	}
-	if l.state == locking || l.state == converting {
+	mine := l.state == locking || l.state == converting
+	if mine {
 		l.shut()
 	}
 	l.settle()
+	if l.closing && !mine { // another Close was faster
+		l.mu.Unlock()
+		return pathError("close", l.path, fs.ErrClosed)
+	}
 	if l.state == locked {
 		l.state = unlocking
 		l.mu.Unlock()
@@ -347,8 +352,13 @@ func (l *Flock) shut() {
 	}
 }
 
-// reopenDoor undoes shut. l.mu is held.
-func (l *Flock) reopenDoor() { l.closing, l.closed = false, nil }
+// reopenDoor undoes shut. l.mu is held. Without a shut, l.closed stays: goroutines
+// wait on it.
+func (l *Flock) reopenDoor() {
+	if l.closing {
+		l.closing, l.closed = false, nil
+	}
+}
 
 // closedChan returns a channel that Close closes.
 func (l *Flock) closedChan() <-chan struct{} {
@@ -393,7 +403,22 @@ func (l *Flock) setState(s state) {
 func (l *Flock) File() *os.File {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.desc.file == nil && l.q != nil && (l.state == locked || l.state == unlocked) {
+	if l.borrowed {
+		return l.desc.file
+	}
+	switch l.state {
+	case locking: // which may be opening it
+		return nil
+	case unlocking, converting: // which reads it
+		return l.desc.file
+	}
+	return l.makeFile()
+}
+
+// makeFile returns the handle's os.File, which it makes if there is a descriptor
+// but no os.File yet. l.mu is held, and no other goroutine owns l.desc.
+func (l *Flock) makeFile() *os.File {
+	if l.desc.file == nil && l.q != nil {
 		l.desc.file = l.desc.newFile(l.path)
 		if l.guard.set {
 			l.protect()
@@ -459,6 +484,7 @@ func (l *Flock) Convert(ctx context.Context, m Mode) error {
 		l.mu.Unlock()
 		return nil
 	}
+	l.makeFile() // for the File of goroutines that share the handle, until it ends
 	l.state = converting
 	l.mu.Unlock()
 

@@ -1,0 +1,6 @@
+//go:build !linux || mips || mipsle || mips64 || mips64le
+
+package flockctx
+
+// Blocked returns how many goroutines wait in the kernel.
+func Blocked() int { return 0 }

@@ -1,0 +1,72 @@
+package flockctx
+
+// Waiters returns how many goroutines of this process are parked for the lock of
+// path, behind a goroutine of this process.
+func Waiters(path string, m Mechanism) int {
+	id, err := sysIdentify(0, path)
+	if err != nil {
+		return 0
+	}
+	s := shardOf(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := 0
+	for k, q := range s.queues {
+		if k.id != id || k.mechanism != m {
+			continue
+		}
+		for w := q.head; w != nil; w = w.next {
+			n++
+		}
+		if q.upgrade != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// HandleWaiters returns how many goroutines wait for the handle l itself.
+func HandleWaiters(l *Flock) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := 0
+	for w := l.turn.head; w != nil; w = w.next {
+		n++
+	}
+	return n
+}
+
+// Pollers returns how many goroutines poll.
+func Pollers() int { return int(pollers.Load()) }
+
+// Queues returns how many locks of files this process has open.
+func Queues() int {
+	n := 0
+	for i := range shards {
+		shards[i].mu.Lock()
+		n += len(shards[i].queues)
+		shards[i].mu.Unlock()
+	}
+	return n
+}
+
+// CloseHolders closes every handle that holds a lock.
+func CloseHolders() {
+	var all []*Flock
+	for i := range shards {
+		shards[i].mu.Lock()
+		for _, q := range shards[i].queues {
+			for l := q.holders; l != nil; l = l.nextHolder {
+				all = append(all, l)
+			}
+		}
+		shards[i].mu.Unlock()
+	}
+	for _, l := range all {
+		l.Close()
+	}
+}
+
+// WaitingOutside returns how many goroutines wait for another process, in the
+// kernel or by polling.
+func WaitingOutside() int { return Pollers() + Blocked() }

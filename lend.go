@@ -1,33 +1,27 @@
 package flockctx
 
+import (
+	"io/fs"
+	"slices"
+)
+
 // LockFile can be given the same open file twice. The kernel has one lock for it:
 // exclusive handles take turns on it by the gate, but shared ones hold it together,
-// and only the last of them may release it.
+// and only the last of them may release it. A file that its owner closed meanwhile
+// has lost the lock, and its number may be another file's: so it is not the number
+// that is remembered but the handle, whose os.File knows.
 
-// A lentFile is an open file on which borrowed handles hold the lock shared.
-type lentFile struct {
-	fd   uintptr
-	refs int
-}
-
-// lend takes the lock for one more shared handle.
+// lend takes the lock for one more shared handle. Where the open file has it
+// already, the kernel changes nothing.
 func (l *Flock) lend(r request) error {
 	q := l.q
 	q.loan.Lock()
 	defer q.loan.Unlock()
-	return l.desc.control(func(fd uintptr) error {
-		for i := range q.lent {
-			if sameDescription(q.lent[i].fd, fd) {
-				q.lent[i].refs++
-				return nil
-			}
-		}
-		if err := sysLock(fd, r); err != nil {
-			return err
-		}
-		q.lent = append(q.lent, lentFile{fd, 1})
-		return nil
-	})
+	err := l.desc.lock(r)
+	if err == nil {
+		q.lent = append(q.lent, l)
+	}
+	return err
 }
 
 // takeBack releases the lock for one shared handle.
@@ -35,22 +29,23 @@ func (l *Flock) takeBack(r request) error {
 	q := l.q
 	q.loan.Lock()
 	defer q.loan.Unlock()
-	return l.desc.control(func(fd uintptr) error {
-		for i := range q.lent {
-			if e := &q.lent[i]; sameDescription(e.fd, fd) {
-				if e.refs == 1 {
-					if err := sysLock(fd, r); err != nil {
-						return err
-					}
-					q.lent = append(q.lent[:i], q.lent[i+1:]...)
-				} else {
-					e.refs--
+	err := l.desc.control(func(fd uintptr) error {
+		for _, other := range q.lent {
+			if other != l && other.desc.control(func(o uintptr) error {
+				if !sameDescription(o, fd) {
+					return errStale
 				}
 				return nil
+			}) == nil {
+				return nil // not the last one
 			}
 		}
 		return sysLock(fd, r)
 	})
+	if err == nil || err == fs.ErrClosed {
+		q.lent = slices.DeleteFunc(q.lent, func(o *Flock) bool { return o == l })
+	}
+	return err
 }
 
 // unlend and relend keep the books for the only handle inside, which converts.
@@ -65,10 +60,7 @@ func (l *Flock) unlend() {
 func (l *Flock) relend() {
 	if l.borrowed {
 		l.q.loan.Lock()
-		l.desc.control(func(fd uintptr) error {
-			l.q.lent = []lentFile{{fd, 1}}
-			return nil
-		})
+		l.q.lent = []*Flock{l}
 		l.q.loan.Unlock()
 	}
 }

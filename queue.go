@@ -322,7 +322,7 @@ type queue struct {
 	refs    int        // handles; guarded by gate.mu
 	holders *Flock     // list of the handles that hold the lock; guarded by gate.mu. It keeps them reachable.
 	loan    sync.Mutex // held over non-blocking system calls on borrowed descriptors, see Flock.lend
-	lent    []lentFile // guarded by loan
+	lent    []*Flock   // borrowed handles that hold the lock shared; guarded by loan
 }
 
 type queueKey struct {

@@ -11,8 +11,8 @@ func Waiters(path string, m Mechanism) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := 0
-	for k, q := range s.queues {
-		if k.id != id || k.mechanism != m {
+	for q := s.queues; q != nil; q = q.next {
+		if q.key.id != id || q.key.mechanism != m {
 			continue
 		}
 		for w := q.head; w != nil; w = w.next {
@@ -44,7 +44,9 @@ func Queues() int {
 	n := 0
 	for i := range shards {
 		shards[i].mu.Lock()
-		n += len(shards[i].queues)
+		for q := shards[i].queues; q != nil; q = q.next {
+			n++
+		}
 		shards[i].mu.Unlock()
 	}
 	return n
@@ -55,7 +57,7 @@ func CloseHolders() {
 	var all []*Flock
 	for i := range shards {
 		shards[i].mu.Lock()
-		for _, q := range shards[i].queues {
+		for q := shards[i].queues; q != nil; q = q.next {
 			for l := q.holders; l != nil; l = l.nextHolder {
 				all = append(all, l)
 			}

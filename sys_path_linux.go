@@ -12,7 +12,7 @@ import (
 // maxStackPath is the size of the buffer, on the stack, in which a path gets the
 // NUL at its end that the kernel wants. Allocating it made up 5 % of an uncontended
 // Lock.
-const maxStackPath = 256
+const maxStackPath = 128
 
 // openPath is unix.Open.
 func openPath(path string, flag int, mode uint32) (int, error) {

@@ -17,6 +17,35 @@ var writeRefusals = []error{unix.EROFS, unix.ETXTBSY, unix.EISDIR}
 // sysOpen opens path with the flag and permissions of os.OpenFile. The error is the
 // system's, or errBusy where a lease has to be broken first.
 func sysOpen(path string, flag int, perm fs.FileMode) (descriptor, error) {
+	// O_NONBLOCK has a FIFO, a device or a lease not hang the open. For what is
+	// accepted below, files and directories, it means nothing afterwards.
+	flag |= unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY
+	for {
+		fd, err := openPath(path, flag, openMode(perm))
+		switch err {
+		case nil:
+		case unix.EINTR:
+			continue
+		case unix.EAGAIN:
+			return descriptor{}, errBusy
+		case unix.ENXIO, unix.EOPNOTSUPP: // a socket, or a FIFO for writing
+			if _, serr := sysIdentify(0, path); errors.Is(serr, errors.ErrUnsupported) {
+				return descriptor{}, serr
+			}
+			fallthrough
+		default:
+			return descriptor{}, err
+		}
+		id, err := sysIdentify(uintptr(fd), "")
+		if err != nil {
+			unix.Close(fd)
+			return descriptor{}, err
+		}
+		return descriptor{fd: uintptr(fd), id: id}, nil
+	}
+}
+
+func openMode(perm fs.FileMode) uint32 {
 	mode := uint32(perm.Perm())
 	if perm&fs.ModeSetuid != 0 {
 		mode |= unix.S_ISUID
@@ -27,33 +56,7 @@ func sysOpen(path string, flag int, perm fs.FileMode) (descriptor, error) {
 	if perm&fs.ModeSticky != 0 {
 		mode |= unix.S_ISVTX
 	}
-	// O_NONBLOCK has a FIFO, a device or a lease not hang the open. For what is
-	// accepted below, files and directories, it means nothing afterwards.
-	flag |= unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY
-	for {
-		fd, err := openPath(path, flag, mode)
-		if err == unix.EINTR {
-			continue
-		}
-		if err == unix.EAGAIN {
-			return descriptor{}, errBusy
-		}
-		if err == unix.ENXIO || err == unix.EOPNOTSUPP { // a socket, or a FIFO for writing
-			if _, serr := sysIdentify(0, path); errors.Is(serr, errors.ErrUnsupported) {
-				err = nil
-				return descriptor{}, serr
-			}
-		}
-		if err != nil {
-			return descriptor{}, err
-		}
-		id, err := sysIdentify(uintptr(fd), "")
-		if err != nil {
-			unix.Close(fd)
-			return descriptor{}, err
-		}
-		return descriptor{fd: uintptr(fd), id: id}, nil
-	}
+	return mode
 }
 
 func sysClose(fd uintptr) error { return unix.Close(int(fd)) }

@@ -1,0 +1,547 @@
+//go:build windows
+
+package flockctx_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/flockctx/flockctx"
+	"golang.org/x/sys/windows"
+)
+
+const windowsHolder = "FLOCKCTX_TEST_WINDOWS_HOLDER"
+
+// TestWindowsHolder is the other process: it locks a file, says so, and holds the
+// lock until its standard input ends.
+func TestWindowsHolder(t *testing.T) {
+	path := os.Getenv(windowsHolder)
+	if path == "" {
+		t.Skip("runs as the other process of other tests")
+	}
+	l, err := flockctx.Lock(context.Background(), path, &flockctx.Options{Remove: strings.HasSuffix(path, ".remove")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Println("locked")
+	io.Copy(io.Discard, os.Stdin)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+type holder struct {
+	cmd   *exec.Cmd
+	stdin io.Closer
+}
+
+// hold has another process lock path.
+func hold(t *testing.T, path string) *holder {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], "-test.run=^TestWindowsHolder$", "-test.timeout=60s")
+	cmd.Env = append(os.Environ(), windowsHolder+"="+path)
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if strings.TrimSpace(line) != "locked" {
+		t.Fatalf("the other process says %q, %v", line, err)
+	}
+	return &holder{cmd, stdin}
+}
+
+// free ends the process in good order; the lock is free at some time after.
+func (h *holder) free() { h.stdin.Close() }
+
+// within bounds a wait that is expected to end well.
+func within(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func lockWithin(t *testing.T, path string, o *flockctx.Options) *flockctx.Flock {
+	t.Helper()
+	l, err := flockctx.Lock(within(t), path, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+func TestWindowsAnotherProcessIsExcluded(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x")
+	h := hold(t, path)
+	for _, m := range []flockctx.Mode{flockctx.Exclusive, flockctx.Shared} {
+		o := &flockctx.Options{Mode: m}
+		if _, err := flockctx.TryLock(path, o); !errors.Is(err, flockctx.ErrLocked) {
+			t.Errorf("TryLock, %v: %v", m, err)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+		_, err := flockctx.Lock(ctx, path, o)
+		cancel()
+		var busy *flockctx.BusyError
+		if !errors.As(err, &busy) || !busy.Timeout() || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Lock with a deadline, %v: %v", m, err)
+		}
+	}
+	h.free()
+	lockWithin(t, path, nil)
+}
+
+func TestWindowsAKilledHolderFreesTheLock(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x")
+	h := hold(t, path)
+	locked := make(chan error, 1)
+	go func() {
+		l, err := flockctx.Lock(within(t), path, nil)
+		if err == nil {
+			err = l.Close()
+		}
+		locked <- err
+	}()
+	select {
+	case err := <-locked:
+		t.Fatalf("locked beside the other process: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	h.cmd.Process.Kill()
+	if err := <-locked; err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestWindowsTheFileCanBeReadAndWrittenUnderTheLock(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x")
+	l := lockWithin(t, path, nil)
+	if _, err := l.File().WriteString("first,"); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Unlock(); err != nil {
+		t.Fatal(err)
+	}
+	// The handle belongs to the runtime's completion port by now.
+	if err := l.Lock(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.File().WriteString("second"); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(path); err != nil || string(b) != "first,second" {
+		t.Errorf("through another handle: %q, %v", b, err)
+	}
+	if _, err := l.File().Seek(0, io.SeekStart); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(l.File()); err != nil || string(b) != "first,second" {
+		t.Errorf("through File: %q, %v", b, err)
+	}
+	if err := os.WriteFile(path, []byte("third"), 0); err != nil {
+		t.Errorf("the lock is advisory: %v", err)
+	}
+}
+
+func TestWindowsTruncationNeedsTheLock(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x")
+	if err := os.WriteFile(path, []byte("data"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l := lockWithin(t, path, nil)
+	o := &flockctx.Options{Flag: os.O_RDWR | os.O_TRUNC}
+	if _, err := flockctx.TryLock(path, o); !errors.Is(err, flockctx.ErrLocked) {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(path); err != nil || string(b) != "data" {
+		t.Errorf("after a failed lock: %q, %v", b, err)
+	}
+	l.Close()
+	lockWithin(t, path, o)
+	if b, err := os.ReadFile(path); err != nil || len(b) != 0 {
+		t.Errorf("after the lock: %q, %v", b, err)
+	}
+}
+
+func TestWindowsAppend(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x")
+	o := &flockctx.Options{Flag: os.O_WRONLY | os.O_APPEND | os.O_CREATE}
+	for range 2 {
+		l := lockWithin(t, path, o)
+		if _, err := l.File().WriteString("line\n"); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if b, err := os.ReadFile(path); err != nil || string(b) != "line\nline\n" {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
+func TestWindowsConvert(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x")
+	l := lockWithin(t, path, nil)
+	shared := &flockctx.Options{Mode: flockctx.Shared}
+	if err := l.Convert(within(t), flockctx.Shared); err != nil {
+		t.Fatal(err)
+	}
+	h := lockWithin(t, path, shared)
+	if _, err := flockctx.TryLock(path, nil); !errors.Is(err, flockctx.ErrLocked) {
+		t.Errorf("exclusive beside two shared: %v", err)
+	}
+	if err := h.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Convert(within(t), flockctx.Exclusive); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := flockctx.TryLock(path, shared); !errors.Is(err, flockctx.ErrLocked) {
+		t.Errorf("shared beside exclusive: %v", err)
+	}
+	if err := l.Unlock(); err != nil {
+		t.Fatal(err)
+	}
+	// One Unlock must have been enough, whatever was converted.
+	hold(t, path)
+}
+
+func TestWindowsAWaiterFollowsARemovedFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x.remove")
+	h := hold(t, path)
+	if b, err := os.Stat(path); err != nil {
+		t.Fatal(b, err)
+	}
+	ctx := within(t)
+	locked := make(chan error)
+	var l *flockctx.Flock
+	go func() {
+		var err error
+		l, err = flockctx.Lock(ctx, path, nil)
+		locked <- err
+	}()
+	select {
+	case err := <-locked:
+		t.Fatalf("locked beside the other process: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	h.free()
+	if err := <-locked; err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	fi, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if own, err := l.File().Stat(); err != nil || !os.SameFile(fi, own) {
+		t.Errorf("the lock is not on the file that the path names: %v", err)
+	}
+	if _, err := flockctx.TryLock(path, nil); !errors.Is(err, flockctx.ErrLocked) {
+		t.Errorf("TryLock: %v", err)
+	}
+}
+
+// A file that was removed keeps its name, on file systems without POSIX deletion and
+// under wine, until the last handle is closed. Windows refuses to open it meanwhile.
+func TestWindowsARemovedFileThatIsOpen(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x")
+	l := lockWithin(t, path, nil)
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	if n, err := flockctx.Lock(ctx, path, nil); err == nil {
+		n.Close() // the name was free at once
+	} else if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("while the removed file is open: %v", err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	lockWithin(t, path, nil)
+}
+
+func TestWindowsTheKernelTellsWhyItRefuses(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x")
+	if err := flockctx.NTOpen(path); err != windows.STATUS_OBJECT_NAME_NOT_FOUND {
+		t.Errorf("missing: %v", err)
+	}
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := flockctx.NTOpen(path); err != nil {
+		t.Errorf("file: %v", err)
+	}
+	if err := os.Remove(path); err != nil { // no handle was left open
+		t.Fatal(err)
+	}
+	if err := flockctx.NTOpen(path); err != windows.STATUS_OBJECT_NAME_NOT_FOUND {
+		t.Errorf("removed: %v", err)
+	}
+}
+
+func TestWindowsFileOfTheCaller(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x")
+	f, err := os.Create(path) // not overlapped
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := flockctx.UnlockFile(f, nil); err != nil {
+		t.Errorf("UnlockFile without a lock: %v", err)
+	}
+	h := hold(t, path)
+	if _, err := flockctx.TryLockFile(f, nil); !errors.Is(err, flockctx.ErrLocked) {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := flockctx.LockFile(ctx, f, nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatal(err)
+	}
+	if _, err := flockctx.LockFile(within(t), f, &flockctx.Options{Wait: flockctx.WaitBlock}); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("WaitBlock: %v", err)
+	}
+	h.free()
+	l, err := flockctx.LockFile(within(t), f, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := flockctx.TryLock(path, nil); !errors.Is(err, flockctx.ErrLocked) {
+		t.Error(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteString("still open"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestWindowsWhatCannotBeLocked(t *testing.T) {
+	dir := t.TempDir()
+	try := func(path string, o *flockctx.Options) error {
+		l, err := flockctx.TryLock(path, o)
+		if err == nil {
+			l.Close()
+		}
+		return err
+	}
+	if err := try(dir, nil); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("directory: %v", err)
+	}
+	if err := try("NUL", nil); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("device: %v", err)
+	}
+	if err := try(filepath.Join(dir, "ofd"), &flockctx.Options{Mechanism: flockctx.OFD}); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("OFD: %v", err)
+	}
+	if err := try(filepath.Join(dir, "no", "such", "directory"), nil); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("missing directory: %v", err)
+	}
+
+	// A program that shares its file with nobody is no holder of the lock.
+	path := filepath.Join(dir, "unshared")
+	name, err := windows.UTF16PtrFromString(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := windows.CreateFile(name, windows.GENERIC_READ|windows.GENERIC_WRITE, 0, nil, windows.CREATE_NEW, 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer windows.CloseHandle(h)
+	_, err = flockctx.Lock(within(t), path, nil)
+	var pe *fs.PathError
+	if !errors.As(err, &pe) || pe.Path != path || !errors.Is(err, windows.ERROR_SHARING_VIOLATION) {
+		t.Errorf("sharing violation: %v", err)
+	}
+}
+
+func TestWindowsAReadOnlyFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x")
+	if err := os.WriteFile(path, nil, 0o400); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Chmod(path, 0o600) })
+	lockWithin(t, path, nil)
+	if _, err := flockctx.TryLock(path, nil); !errors.Is(err, flockctx.ErrLocked) {
+		t.Error(err)
+	}
+}
+
+// Go's own cmd/go/internal/lockedfile, and others, lock all offsets there are.
+func TestWindowsALockOfTheWholeFileIsMet(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	err = windows.LockFileEx(windows.Handle(f.Fd()), windows.LOCKFILE_EXCLUSIVE_LOCK, 0, ^uint32(0), ^uint32(0), new(windows.Overlapped))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := flockctx.TryLock(path, nil); !errors.Is(err, flockctx.ErrLocked) {
+		t.Error(err)
+	}
+}
+
+func TestWindowsOverlappedIsTold(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x")
+	l := lockWithin(t, path, nil)
+	check := func(f *os.File, want bool) {
+		t.Helper()
+		rc, err := f.SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		rc.Control(func(fd uintptr) {
+			if got := flockctx.IsOverlapped(windows.Handle(fd)); got != want {
+				t.Errorf("%v, want %v", got, want)
+			}
+		})
+	}
+	check(l.File(), true)
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	check(f, false)
+}
+
+// What waits for LockFileEx is tested on another overlapped operation too, which
+// wine has: to wait for the client of a pipe.
+func TestWindowsOperation(t *testing.T) {
+	pipes := 0
+	listen := func(t *testing.T) (windows.Handle, string) {
+		pipes++
+		path := fmt.Sprintf(`\\.\pipe\flockctx-test-%d-%d`, os.Getpid(), pipes)
+		name, err := windows.UTF16PtrFromString(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, err := windows.CreateNamedPipe(name, windows.PIPE_ACCESS_DUPLEX|windows.FILE_FLAG_OVERLAPPED, 0, 1, 64, 64, 0, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { windows.CloseHandle(h) })
+		return h, path
+	}
+	connect := func(h windows.Handle) func(*windows.Overlapped) error {
+		return func(o *windows.Overlapped) error { return windows.ConnectNamedPipe(h, o) }
+	}
+	dial := func(path string) (windows.Handle, error) {
+		name, err := windows.UTF16PtrFromString(path)
+		if err != nil {
+			return 0, err
+		}
+		return windows.CreateFile(name, windows.GENERIC_READ|windows.GENERIC_WRITE, 0, nil, windows.OPEN_EXISTING, 0, 0)
+	}
+	operation := func(t *testing.T, h windows.Handle) *flockctx.Operation {
+		op, err := flockctx.NewOperation(h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(op.Free)
+		return op
+	}
+
+	t.Run("granted", func(t *testing.T) {
+		h, path := listen(t)
+		op := operation(t, h)
+		done := make(chan error)
+		go func() { done <- op.Run(connect(h)) }()
+		c, err := dial(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer windows.CloseHandle(c)
+		if err := <-done; err != nil && err != windows.ERROR_PIPE_CONNECTED {
+			t.Error(err)
+		}
+		op.Fire() // too late, and harmless
+	})
+	t.Run("cancelled", func(t *testing.T) {
+		h, path := listen(t)
+		op := operation(t, h)
+		done := make(chan error)
+		begun := make(chan struct{})
+		go func() {
+			done <- op.Run(func(o *windows.Overlapped) error {
+				defer close(begun)
+				return connect(h)(o)
+			})
+		}()
+		<-begun
+		op.Fire()
+		if err := <-done; err != flockctx.ErrInterrupted {
+			t.Error(err)
+		}
+		if err := op.Run(connect(h)); err != flockctx.ErrInterrupted {
+			t.Errorf("after Fire: %v", err)
+		}
+		// The pipe still works: nothing was left under way on it.
+		op = operation(t, h)
+		go func() { done <- op.Run(connect(h)) }()
+		c, err := dial(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer windows.CloseHandle(c)
+		if err := <-done; err != nil && err != windows.ERROR_PIPE_CONNECTED {
+			t.Error(err)
+		}
+	})
+	t.Run("cancelled while granted", func(t *testing.T) {
+		var granted, interrupted int
+		for range 200 {
+			h, path := listen(t)
+			op := operation(t, h)
+			done := make(chan error)
+			go func() { done <- op.Run(connect(h)) }()
+			fired := make(chan struct{})
+			go func() {
+				op.Fire()
+				close(fired)
+			}()
+			c, derr := dial(path)
+			err := <-done
+			<-fired
+			switch {
+			case err == flockctx.ErrInterrupted:
+				interrupted++
+			case derr != nil || err != nil && err != windows.ERROR_PIPE_CONNECTED:
+				t.Errorf("%v; client: %v", err, derr)
+			default:
+				granted++
+			}
+			if derr == nil {
+				windows.CloseHandle(c)
+			}
+		}
+		t.Logf("%d granted, %d cancelled", granted, interrupted)
+	})
+}

@@ -388,6 +388,7 @@ func (l *Flock) drop(all bool) {
 func (l *Flock) remove() error {
 	if l.mode == Shared {
 		r := l.request(opTry)
+		r.convert = true
 		if err := l.desc.lock(r); err != nil {
 			return nil
 		}
@@ -400,7 +401,7 @@ func (l *Flock) remove() error {
 	if err := os.Remove(l.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		if l.mode == Shared {
 			r := l.request(opTry)
-			r.mode = Shared
+			r.mode, r.convert = Shared, true
 			l.desc.lock(r)
 		}
 		return pathError("remove", l.path, err)
@@ -513,7 +514,7 @@ func (l *Flock) downgrade(a *attempt) error {
 // process. On an error the old lock is still held, or lost and a *lostError returned.
 func (l *Flock) exchange(a *attempt, m Mode) error {
 	r := l.request(opTry)
-	r.mode = m
+	r.mode, r.convert = m, true
 	err := l.desc.lock(r)
 	if err == errBusy {
 		a.waits()

@@ -20,6 +20,10 @@ type request struct {
 	mode          Mode
 	mechanism     Mechanism
 	start, length int64
+
+	// convert: the descriptor may hold the lock in the other mode, which is to be
+	// replaced. flock(2) and fcntl(2) always do so, Windows would add a lock.
+	convert bool
 }
 
 // A descriptor is an open file. Each number of a descriptor has one owner: the

@@ -86,7 +86,8 @@ func newCommand(t testing.TB, name string, args []string, wrapper ...string) *ex
 	}
 	argv := append(append(wrapper, self), args...)
 	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Env = append(os.Environ(), commandEnv+"="+name)
+	// A race-enabled process otherwise sleeps a second before it ends.
+	cmd.Env = append(os.Environ(), commandEnv+"="+name, "GORACE=atexit_sleep_ms=0")
 	cmd.Stderr = os.Stderr
 	return cmd
 }

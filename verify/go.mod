@@ -1,0 +1,11 @@
+module github.com/flockctx/flockctx/verify
+
+go 1.26.0
+
+replace github.com/flockctx/flockctx => ../
+
+require (
+	github.com/anishathalye/porcupine v1.3.1
+	github.com/flockctx/flockctx v0.0.0-00010101000000-000000000000
+	golang.org/x/sys v0.49.0
+)

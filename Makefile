@@ -7,3 +7,11 @@ test:
 # bench/results/. `make bench QUICK=1` takes about 2 and prints the tables only.
 bench:
 	cd bench && $(if $(QUICK),go run . -quick,go run . -out results)
+
+# `make stress` locks under faults for SECONDS seconds, drawn from SEED. What fails
+# says how to repeat it.
+SECONDS ?= 60
+SEED ?= $(shell date +%s)
+.PHONY: stress
+stress:
+	cd verify && go test -run TestStress -v -timeout 0 -seconds $(SECONDS) -seed $(SEED) .

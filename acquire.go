@@ -31,11 +31,11 @@ func lockNew(path string, opts *Options, a *attempt) (*Flock, error) {
 	if a.ctx.Err() != nil {
 		return nil, l.failure("lock", l.mode, a, errEnded)
 	}
-	if l.invalid != nil {
-		return nil, pathError("lock", path, l.invalid)
+	if l.opts.invalid != nil {
+		return nil, pathError("lock", path, l.opts.invalid)
 	}
 	// No other goroutine knows the handle: it is entered without l.mu.
-	l.turn.writer = true
+	l.taken = true
 	l.state = locking
 	if err := l.acquireCurrent(a, l.mode); err != nil {
 		return nil, l.failure("lock", l.mode, a, err)
@@ -49,17 +49,17 @@ func (l *Flock) lock(a *attempt) error {
 	if a.ctx.Err() != nil {
 		return l.failure("lock", l.Mode(), a, errEnded)
 	}
-	if l.invalid != nil {
-		return pathError("lock", l.path, l.invalid)
+	if l.opts.invalid != nil {
+		return pathError("lock", l.path, l.opts.invalid)
 	}
 	l.mu.Lock()
-	if !l.closing && !l.turn.tryEnter(Exclusive) {
+	if !l.closing && !l.claim() {
 		if a.try {
 			l.mu.Unlock()
 			return l.failure("lock", l.Mode(), a, errBusy)
 		}
 		a.waits()
-		err := l.turn.enter(a.ctx, l.closedChanLocked(), Exclusive)
+		err := l.claimWait(a.ctx)
 		if err != nil {
 			return l.failure("lock", l.Mode(), a, err)
 		}
@@ -81,7 +81,7 @@ func (l *Flock) lock(a *attempt) error {
 		return nil
 	}
 	l.setState(unlocked)
-	handed := l.turn.leave(Exclusive)
+	handed := l.pass()
 	l.mu.Unlock()
 	yieldAfter(handed)
 	return l.failure("lock", m, a, err)
@@ -240,7 +240,7 @@ func (l *Flock) verify() error {
 
 // open opens the file.
 func (l *Flock) open(a *attempt) (err error) {
-	l.desc, err = openFile(l.path, l.opts)
+	l.desc, err = openFile(l.path, &l.opts.Options)
 	if err == errBusy && !a.try {
 		err = l.openLeased(a)
 	}
@@ -261,7 +261,7 @@ func (l *Flock) openLeased(a *attempt) error {
 		if err := b.sleep(a.ctx, l.closedChan()); err != nil {
 			return err
 		}
-		d, err := openFile(l.path, l.opts)
+		d, err := openFile(l.path, &l.opts.Options)
 		if err != errBusy {
 			l.desc = d
 			return err
@@ -361,7 +361,7 @@ func (l *Flock) leave(quit bool) (handed bool) {
 
 // drop closes the file of an unlocked handle if all is set, and otherwise keeps it.
 func (l *Flock) drop(all bool) {
-	if !all && !(l.borrowed && !l.guard.set) {
+	if !all && !(l.borrowed && l.guard == nil) {
 		return
 	}
 	if q := l.q; q != nil {
@@ -371,7 +371,7 @@ func (l *Flock) drop(all bool) {
 	}
 	l.mu.Lock()
 	l.q = nil
-	l.guard.stop()
+	l.unguard()
 	d := l.desc
 	if !l.borrowed {
 		l.desc = descriptor{}

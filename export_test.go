@@ -30,6 +30,9 @@ func HandleWaiters(l *Flock) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := 0
+	if l.turn == nil {
+		return 0
+	}
 	for w := l.turn.head; w != nil; w = w.next {
 		n++
 	}

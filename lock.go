@@ -24,26 +24,26 @@ import (
 // while the lock is held.
 type Flock struct {
 	path     string
-	opts     *Options // never changed, maybe shared with other handles
-	invalid  error    // what is wrong with opts
-	borrowed bool     // the file came from LockFile and is the caller's
+	opts     *settings // never changed, maybe shared with other handles
+	borrowed bool      // the file came from LockFile and is the caller's
 
-	// mu guards the fields below and the gate turn. No system call is made
-	// under it. A goroutine that has set state to locking, unlocking or
-	// converting owns desc and q until it sets it anew.
-	mu      sync.Mutex
-	turn    gate // which goroutine may use the handle: entered by Lock, left by Unlock
+	// A goroutine that has set state to locking, unlocking or converting owns
+	// desc, q and fresh until it sets it anew.
+	fresh   bool // desc was opened for the Lock to come, which closes it where it fails
 	state   state
+	closing bool // Close has begun: no goroutine may lock any more
+	taken   bool // a goroutine has the handle: from the beginning of Lock to the end of Unlock
 	mode    Mode
-	closing bool          // Close has begun: no goroutine may lock any more
+
+	mu      sync.Mutex    // guards all from fresh to guard; no system call is made under it
+	turn    *gate         // in place of taken, from the first time that a goroutine waits for the handle
 	closed  chan struct{} // closed by Close; made by the first who waits
 	changed *sync.Cond    // state has changed; made by the first who waits
 	intr    *interrupt    // how to end the wait in the kernel that is under way
 
 	desc  descriptor
 	q     *queue // nil while no file is open
-	guard guard
-	fresh bool // desc was opened for the Lock to come, which closes it where it fails
+	guard *guard // set from the first Unlock until the file is closed
 
 	nextHolder, prevHolder *Flock // q.holders; guarded by q.mu
 }
@@ -69,19 +69,23 @@ var (
 	errUpgrade     = errors.New("another goroutine holds the lock shared and waits to make it exclusive: unlock one of the two")
 )
 
-var defaults = (*Options)(nil).withDefaults()
+var defaults = settings{Options: (*Options)(nil).withDefaults()}
 
 // New returns an unlocked handle for the file that path names. It does no I/O;
 // what is wrong with path or opts is reported by Lock. Use it for a lock that is
 // taken more than once: it keeps the file open between Unlock and Lock.
 func New(path string, opts *Options) *Flock {
-	l := &Flock{path: path, opts: &defaults}
-	l.turn.mu = &l.mu
-	if opts != nil {
-		o := opts.withDefaults()
-		l.opts, l.mode, l.invalid = &o, o.Mode, o.check()
+	if opts == nil {
+		return &Flock{path: path, opts: &defaults}
 	}
-	return l
+	o := opts.withDefaults()
+	return &Flock{path: path, opts: &settings{o, o.check()}, mode: o.Mode}
+}
+
+// settings are Options with the defaults filled in.
+type settings struct {
+	Options
+	invalid error // what is wrong with them
 }
 
 // Lock locks the file that path names, waiting until ctx is done. It is New
@@ -138,7 +142,7 @@ func TryLockFile(f *os.File, opts *Options) (*Flock, error) {
 func UnlockFile(f *os.File, opts *Options) error {
 	l, err := borrow(f, opts)
 	if err == nil {
-		err = l.invalid
+		err = l.opts.invalid
 	}
 	if err == nil {
 		err = l.desc.lock(l.request(opUnlock))
@@ -247,11 +251,11 @@ func (l *Flock) Unlock() error {
 	}
 	l.mu.Lock()
 	if gone {
-		if !l.guard.set {
+		if l.guard == nil {
 			l.protect()
 		}
 		l.setState(unlocked)
-		if l.turn.leave(Exclusive) {
+		if l.pass() {
 			handed = true
 		}
 	} else {
@@ -322,7 +326,7 @@ func (l *Flock) close(remove bool) error {
 		return nil
 	}
 	l.shut()
-	l.guard.stop()
+	l.unguard()
 	d := l.desc
 	l.desc = descriptor{}
 	l.mu.Unlock()
@@ -420,7 +424,7 @@ func (l *Flock) File() *os.File {
 func (l *Flock) makeFile() *os.File {
 	if l.desc.file == nil && l.q != nil {
 		l.desc.file = l.desc.newFile(l.path)
-		if l.guard.set {
+		if l.guard != nil {
 			l.protect()
 		}
 	}
@@ -500,11 +504,11 @@ func (l *Flock) Convert(ctx context.Context, m Mode) error {
 	}
 	l.mu.Lock()
 	if lost {
-		if !l.guard.set {
+		if l.guard == nil {
 			l.protect()
 		}
 		l.setState(unlocked)
-		l.turn.leave(Exclusive)
+		l.pass()
 	} else {
 		if err == nil {
 			l.mode = m
@@ -518,11 +522,38 @@ func (l *Flock) Convert(ctx context.Context, m Mode) error {
 	return nil
 }
 
-// A guard gives back what an unlocked, forgotten handle has open.
-type guard struct {
-	set     bool
-	cleanup runtime.Cleanup
+// claim takes the handle for a goroutine if that needs no waiting. l.mu is held.
+func (l *Flock) claim() bool {
+	if l.turn != nil {
+		return l.turn.tryEnter(Exclusive)
+	}
+	if l.taken {
+		return false
+	}
+	l.taken = true
+	return true
 }
+
+// claimWait waits for the handle. l.mu is held, and released on return.
+func (l *Flock) claimWait(ctx context.Context) error {
+	if l.turn == nil {
+		l.turn = &gate{mu: &l.mu, writer: l.taken}
+	}
+	return l.turn.enter(ctx, l.closedChanLocked(), Exclusive)
+}
+
+// pass gives the handle to the next goroutine. l.mu is held. It reports whether
+// there was one.
+func (l *Flock) pass() (handed bool) {
+	if l.turn != nil {
+		return l.turn.leave(Exclusive)
+	}
+	l.taken = false
+	return false
+}
+
+// A guard gives back what an unlocked, forgotten handle has open.
+type guard struct{ cleanup runtime.Cleanup }
 
 // orphan is what remains of such a handle. An os.File closes itself.
 type orphan struct {
@@ -534,22 +565,21 @@ type orphan struct {
 
 // protect sets l.guard for an unlocked handle with an open file. l.mu is held.
 func (l *Flock) protect() {
+	l.unguard()
 	o := orphan{l.q, l.desc.fd, l.desc.file == nil}
-	l.guard.stop()
-	l.guard.set = true
-	l.guard.cleanup = runtime.AddCleanup(l, func(o orphan) {
+	l.guard = &guard{runtime.AddCleanup(l, func(o orphan) {
 		o.q.mu.Lock()
 		o.q.quit()
 		o.q.mu.Unlock()
 		if o.bare {
 			sysClose(o.fd)
 		}
-	}, o)
+	}, o)}
 }
 
-func (g *guard) stop() {
-	if g.set {
-		g.cleanup.Stop()
-		*g = guard{}
+func (l *Flock) unguard() {
+	if l.guard != nil {
+		l.guard.cleanup.Stop()
+		l.guard = nil
 	}
 }

@@ -61,8 +61,8 @@ func lockAll(a *attempt, paths []string, opts *Options) (s *Set, err error) {
 	seen := make(map[fileID]bool)
 	for _, path := range paths {
 		l := New(path, opts)
-		if l.invalid != nil {
-			return s, pathError("lock", path, l.invalid)
+		if l.opts.invalid != nil {
+			return s, pathError("lock", path, l.opts.invalid)
 		}
 		if err := l.open(a); err != nil {
 			return s, l.failure("open", l.mode, a, err)

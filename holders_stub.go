@@ -1,3 +1,0 @@
-package flockctx
-
-func sameDescription(a, b uintptr) bool { return a == b }

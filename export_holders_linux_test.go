@@ -5,3 +5,4 @@ type ParsedLock = procLock
 
 var ParseLock = parseLock
 var ParseLocks = parseLocks
+var AppendEntries = appendEntries

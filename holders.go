@@ -94,7 +94,8 @@ func parkedOn(id *fileID) (ps []parked) {
 		var holders []*Flock
 		var keys []queueKey
 		s.mu.Lock()
-		for key, q := range s.queues {
+		for q := s.queues; q != nil; q = q.next {
+			key := q.key
 			if id != nil && key.id != *id {
 				continue
 			}

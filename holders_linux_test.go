@@ -31,17 +31,11 @@ type locker struct {
 	pid   int
 }
 
-// startLocker starts a process that does what TestHoldersLocker knows as verb, and
+// startLocker starts a process that does what lockerCommand knows as verb, and
 // waits until it says that it has started.
 func startLocker(t *testing.T, verb, path string) *locker {
 	t.Helper()
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(exe, "-test.run=^TestHoldersLocker$")
-	cmd.Env = append(os.Environ(), "FLOCKCTX_LOCKER="+verb, "FLOCKCTX_PATH="+path)
-	cmd.Stderr = os.Stderr
+	cmd := newCommand(t, "locker", []string{verb, path})
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -89,81 +83,82 @@ func (l *locker) stop() {
 	l.cmd = nil
 }
 
-// TestHoldersLocker is the process of startLocker.
-func TestHoldersLocker(t *testing.T) {
-	verb, path := os.Getenv("FLOCKCTX_LOCKER"), os.Getenv("FLOCKCTX_PATH")
-	if verb == "" {
-		t.Skip("not a test of its own: the process that the tests of Holders start")
-	}
+var _ = registerCommand("locker", lockerCommand)
+
+// lockerCommand is the process of startLocker.
+func lockerCommand(args []string) error {
+	verb, path := args[0], args[1]
 	fmt.Println("started")
-	check := func(err error) {
-		if err != nil {
-			t.Fatal(verb, ": ", err)
-		}
-	}
 	if verb == "keep" { // the lock came with descriptor 3
 		fmt.Println("locked")
 		io.Copy(io.Discard, os.Stdin)
-		return
+		return nil
 	}
 	if verb == "look" { // as a user who may not open it
-		for _, h := range holders(t, path) {
+		hs, err := flockctx.Holders(path)
+		for _, h := range hs {
 			fmt.Println("pid", h.PID, "locker", h.Locker)
 		}
-		return
+		if err != nil {
+			return err
+		}
+		return nil
 	}
 	flag := os.O_RDWR
 	if verb == "lease-read" {
 		flag = os.O_RDONLY
 	}
 	f, err := os.OpenFile(path, flag, 0)
-	check(err)
+	if err != nil {
+		return err
+	}
 	fd := int(f.Fd())
 	keeper := func() *exec.Cmd {
 		exe, err := os.Executable()
-		check(err)
-		c := exec.Command(exe, "-test.run=^TestHoldersLocker$")
-		c.Env = append(os.Environ(), "FLOCKCTX_LOCKER=keep")
+		if err != nil {
+			panic(err)
+		}
+		c := exec.Command(exe, "keep", path)
+		c.Env = append(os.Environ(), commandEnv+"=locker")
 		c.Stdin, c.Stdout, c.Stderr = os.Stdin, os.Stdout, os.Stderr
 		c.ExtraFiles = []*os.File{f}
-		check(c.Start())
+		if err := c.Start(); err != nil {
+			panic(err)
+		}
 		fmt.Println("child", c.Process.Pid)
 		return c
 	}
 	switch verb {
 	case "flock", "wait-flock":
-		check(unix.Flock(fd, unix.LOCK_EX))
+		err = unix.Flock(fd, unix.LOCK_EX)
 	case "flock-shared":
-		check(unix.Flock(fd, unix.LOCK_SH))
+		err = unix.Flock(fd, unix.LOCK_SH)
 	case "ofd", "wait-ofd":
-		check(unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLKW, &unix.Flock_t{Type: unix.F_WRLCK, Start: 10, Len: 5}))
+		err = unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLKW, &unix.Flock_t{Type: unix.F_WRLCK, Start: 10, Len: 5})
 	case "posix", "wait-posix":
-		check(unix.FcntlFlock(f.Fd(), unix.F_SETLKW, &unix.Flock_t{Type: unix.F_WRLCK, Start: 10}))
+		err = unix.FcntlFlock(f.Fd(), unix.F_SETLKW, &unix.Flock_t{Type: unix.F_WRLCK, Start: 10})
 	case "lease":
-		_, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_WRLCK)
-		check(err)
+		_, err = unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_WRLCK)
 	case "lease-read":
-		_, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_RDLCK)
-		check(err)
+		_, err = unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_RDLCK)
 	case "leave-to-child":
-		check(unix.Flock(fd, unix.LOCK_EX))
-		keeper()
+		if err = unix.Flock(fd, unix.LOCK_EX); err == nil {
+			keeper()
+		}
 		os.Exit(0)
 	case "share-with-child":
-		check(unix.Flock(fd, unix.LOCK_EX))
-		defer keeper().Wait()
-	case "namespace":
-		// In a PID namespace of its own, as its first process.
-		check(unix.Mount("proc", "/proc", "proc", 0, ""))
-		check(unix.Flock(fd, unix.LOCK_SH))
-		inNamespace(t, path)
-		fmt.Println("right")
+		if err = unix.Flock(fd, unix.LOCK_EX); err == nil {
+			defer keeper().Wait()
+		}
 	default:
-		t.Fatal("unknown verb")
+		err = errors.New("unknown verb")
+	}
+	if err != nil {
+		return err
 	}
 	fmt.Println("locked")
 	io.Copy(io.Discard, os.Stdin)
-	f.Close()
+	return f.Close()
 }
 
 func holders(t *testing.T, path string) []flockctx.Holder {
@@ -185,8 +180,8 @@ func one(t *testing.T, path string) flockctx.Holder {
 	return hs[0]
 }
 
-// eventually gets the holders until they are as wanted.
-func eventually(t *testing.T, path string, want func([]flockctx.Holder) bool) []flockctx.Holder {
+// eventualHolders gets the holders until they are as wanted.
+func eventualHolders(t *testing.T, path string, want func([]flockctx.Holder) bool) []flockctx.Holder {
 	t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
 	for {
@@ -277,7 +272,7 @@ func TestHoldersOtherProcess(t *testing.T) {
 			l := startLocker(t, verb, path)
 			l.expect("locked")
 			h := one(t, path)
-			if !strings.Contains(h.Command, "TestHoldersLocker") {
+			if !strings.HasSuffix(h.Command, verb+" "+path) {
 				t.Errorf("command %q", h.Command)
 			}
 			if h.Device == 0 || h.Inode == 0 {
@@ -316,7 +311,7 @@ func TestHoldersInheritedFromTheDead(t *testing.T) {
 		t.Errorf("got %+v; want process %d with the lock of %d", h, child, l.pid)
 	}
 	l.stdin.Close()
-	eventually(t, path, func(hs []flockctx.Holder) bool { return len(hs) == 0 })
+	eventualHolders(t, path, func(hs []flockctx.Holder) bool { return len(hs) == 0 })
 }
 
 func TestHoldersSharedDescription(t *testing.T) {
@@ -380,14 +375,14 @@ func TestHoldersWaiters(t *testing.T) {
 			defer l.Close()
 			a := startLocker(t, verb, path)
 			b := startLocker(t, verb, path)
-			hs := eventually(t, path, func(hs []flockctx.Holder) bool { return waiters(hs) == 2 })
+			hs := eventualHolders(t, path, func(hs []flockctx.Holder) bool { return waiters(hs) == 2 })
 			if len(hs) != 3 || hs[0].Waiting || hs[0].PID != os.Getpid() {
 				t.Fatalf("got %+v; want this process first, then those that wait", hs)
 			}
 			var pids []int
 			for _, h := range hs[1:] {
 				pids = append(pids, h.PID)
-				if h.WaitsFor != os.Getpid() || !h.Waiting || h.Path != path || !strings.Contains(h.Command, "TestHoldersLocker") {
+				if h.WaitsFor != os.Getpid() || !h.Waiting || h.Path != path || !strings.HasSuffix(h.Command, verb+" "+path) {
 					t.Errorf("%+v", h)
 				}
 				if verb == "wait-ofd" && (h.Mechanism != flockctx.OFD || h.Start != 10 || h.Length != 5) {
@@ -432,7 +427,7 @@ func TestHoldersWaitersInThisProcess(t *testing.T) {
 					}
 				})
 			}
-			hs := eventually(t, path, func(hs []flockctx.Holder) bool { return waiters(hs) >= n })
+			hs := eventualHolders(t, path, func(hs []flockctx.Holder) bool { return waiters(hs) >= n })
 			for _, h := range hs[1:] {
 				if h.PID != os.Getpid() || h.WaitsFor != a.pid || h.Mechanism != o.Mechanism || h.Mode != o.Mode ||
 					h.Start != o.Start || h.Length != o.Length || h.Path != path || h.Command == "" {
@@ -463,7 +458,7 @@ func TestHoldersWaitersOnOneHandle(t *testing.T) {
 	for _, h := range []*flockctx.Flock{l, flockctx.New(path, nil)} {
 		wg.Go(func() { h.Lock(ctx) })
 	}
-	hs := eventually(t, path, func(hs []flockctx.Holder) bool { return waiters(hs) == 2 })
+	hs := eventualHolders(t, path, func(hs []flockctx.Holder) bool { return waiters(hs) == 2 })
 	for _, h := range hs {
 		if h.PID != os.Getpid() || h.Waiting && h.WaitsFor != os.Getpid() {
 			t.Errorf("%+v", h)
@@ -508,7 +503,7 @@ func TestAllHolders(t *testing.T) {
 	}
 	defer l.Close()
 	a := startLocker(t, "wait-ofd", path)
-	eventually(t, path, func(hs []flockctx.Holder) bool { return waiters(hs) == 1 })
+	eventualHolders(t, path, func(hs []flockctx.Holder) bool { return waiters(hs) == 1 })
 	all, err := flockctx.AllHolders()
 	if err != nil {
 		t.Fatal(err)
@@ -561,7 +556,7 @@ func TestHoldersFileSystems(t *testing.T) {
 			path            string
 			holding, waiter int
 		}{{a, la.pid, wa.pid}, {b, lb.pid, wb.pid}} {
-			hs := eventually(t, x.path, func(hs []flockctx.Holder) bool { return waiters(hs) > 0 })
+			hs := eventualHolders(t, x.path, func(hs []flockctx.Holder) bool { return waiters(hs) > 0 })
 			if len(hs) != 2 || hs[0].PID != x.holding || hs[1].PID != x.waiter || hs[1].WaitsFor != x.holding {
 				t.Errorf("%s: %+v; want %d and %d", x.path, hs, x.holding, x.waiter)
 			}
@@ -618,52 +613,59 @@ func TestHoldersNamespace(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("SKIP: a PID namespace needs root")
 	}
-	path := newFile(t)
+	if os.Getpid() == 1 {
+		if err := unix.Mount("proc", "/proc", "proc", 0, ""); err != nil {
+			t.Fatal(err)
+		}
+		holdersInNamespace(t)
+		return
+	}
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(exe, "-test.run=^TestHoldersLocker$", "-test.v")
-	cmd.Env = append(os.Environ(), "FLOCKCTX_LOCKER=namespace", "FLOCKCTX_PATH="+path)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS}
-	// Without this the /proc mounted there would show here.
-	cmd.SysProcAttr.Unshareflags = unix.CLONE_NEWNS
+	cmd := exec.Command(exe, "-test.run=^TestHoldersNamespace$", "-test.v")
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:   unix.CLONE_NEWPID,
+		Unshareflags: unix.CLONE_NEWNS, // which also keeps its mounts to itself
+	}
 	out, err := cmd.CombinedOutput()
 	if errors.Is(err, unix.EPERM) {
 		t.Skipf("SKIP: no PID namespace: %v", err)
 	}
-	if err != nil || !strings.Contains(string(out), "\nright\n") {
+	if err != nil || !strings.Contains(string(out), "--- PASS: TestHoldersNamespace") {
 		t.Errorf("%v: %s", err, out)
 	}
 }
 
-// inNamespace runs in the process that TestHoldersNamespace starts.
-func inNamespace(t *testing.T, path string) {
-	if h := one(t, path); h.PID != 1 || h.PID != os.Getpid() {
+func holdersInNamespace(t *testing.T) {
+	path := newFile(t)
+	own, err := flockctx.TryLock(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h := one(t, path); h.PID != 1 {
 		t.Errorf("own lock: %+v", h)
 	}
-	other := newFile(t)
-	l := startLocker(t, "leave-to-child", other)
+	own.Close()
+	l := startLocker(t, "leave-to-child", path)
 	child, err := strconv.Atoi(l.expect("child"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	l.expect("locked")
 	l.cmd.Process.Wait()
-	if h := one(t, other); h.PID != child {
+	if h := one(t, path); h.PID != child {
 		t.Errorf("inherited lock: %+v; want process %d", h, child)
 	}
-	w := startLocker(t, "wait-flock", other)
-	hs := eventually(t, other, func(hs []flockctx.Holder) bool { return len(hs) == 2 })
+	w := startLocker(t, "wait-flock", path)
+	hs := eventualHolders(t, path, func(hs []flockctx.Holder) bool { return len(hs) == 2 })
 	if !hs[1].Waiting || hs[1].PID != w.pid || hs[1].WaitsFor != child {
 		t.Errorf("waiting for it: %+v; want process %d", hs, w.pid)
 	}
 	w.stop()
 	l.stdin.Close()
-	eventually(t, other, func(hs []flockctx.Holder) bool { return len(hs) == 0 })
-	if t.Failed() {
-		os.Exit(1)
-	}
+	eventualHolders(t, path, func(hs []flockctx.Holder) bool { return len(hs) == 0 })
 }
 
 // As another user, a process that may not be looked at is not named, and its lock
@@ -688,9 +690,9 @@ func TestHoldersOfAnotherUser(t *testing.T) {
 	for _, verb := range []string{"flock", "posix"} {
 		l := startLocker(t, verb, path)
 		l.expect("locked")
-		cmd := exec.Command(copied, "-test.run=^TestHoldersLocker$")
+		cmd := exec.Command(copied, "look", path)
 		cmd.Dir = "/"
-		cmd.Env = append(os.Environ(), "FLOCKCTX_LOCKER=look", "FLOCKCTX_PATH="+path)
+		cmd.Env = append(os.Environ(), commandEnv+"=locker")
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 		out, err := cmd.CombinedOutput()
 		if err != nil {
@@ -733,6 +735,21 @@ func TestParseLock(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// Locks that come between two reads of the table shift it.
+func TestAppendEntries(t *testing.T) {
+	const a, b, c = "1: FLOCK  ADVISORY  WRITE 1 fe:00:1 0 EOF\n1: -> FLOCK  ADVISORY  WRITE 9 fe:00:1 0 EOF\n",
+		"2: FLOCK  ADVISORY  WRITE 2 fe:00:2 0 EOF\n", "3: FLOCK  ADVISORY  WRITE 3 fe:00:3 0 EOF\n"
+	for _, x := range []struct{ first, then, want string }{
+		{a + b, "", a + b}, {"", a + b, a + b}, {a + b, c, a + b + c}, {a + b, b, a + b}, {a + b, b + c, a + b + c},
+		{a + b, a + b + c, a + b + c}, {b + a, a, b + a},
+	} {
+		got := flockctx.AppendEntries(flockctx.ParseLocks(x.first), flockctx.ParseLocks(x.then))
+		if want := flockctx.ParseLocks(x.want); fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("%q, then %q: %v; want %v", x.first, x.then, got, want)
+		}
 	}
 }
 

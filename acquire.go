@@ -386,6 +386,11 @@ func (l *Flock) drop(all bool) {
 // exclusive first, since another holder would go on with a file that is gone; if
 // that fails, the other holder is left to remove it.
 func (l *Flock) remove() error {
+	// Where the caller closed File the lock went with it, and others work on the
+	// file by now.
+	if err := l.desc.control(func(uintptr) error { return nil }); err != nil {
+		return err
+	}
 	if l.mode == Shared {
 		r := l.request(opTry)
 		r.convert = true
@@ -393,20 +398,21 @@ func (l *Flock) remove() error {
 			return nil
 		}
 	}
-	if err := l.verify(); err == errStale {
-		return nil
-	} else if err != nil {
-		return err
-	}
-	if err := os.Remove(l.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		if l.mode == Shared {
-			r := l.request(opTry)
-			r.mode, r.convert = Shared, true
-			l.desc.lock(r)
+	err := l.verify()
+	if err == nil {
+		if err = os.Remove(l.path); errors.Is(err, fs.ErrNotExist) {
+			err = nil
 		}
-		return pathError("remove", l.path, err)
 	}
-	return nil
+	if err == nil || err == errStale {
+		return nil
+	}
+	if l.mode == Shared {
+		r := l.request(opTry)
+		r.mode, r.convert = Shared, true
+		l.desc.lock(r)
+	}
+	return pathError("remove", l.path, err)
 }
 
 // waitForeign waits for a lock that another process holds. It reports whether the
@@ -453,9 +459,7 @@ func (l *Flock) await(a *attempt, m Mode) error {
 		if block && canBlock() {
 			if err := l.block(a, m); err != errNoSlot {
 				if err == nil && l.borrowed && m == Shared {
-					r := l.request(opTry)
-					r.mode = m
-					return l.lend(r)
+					l.noteLent()
 				}
 				return err
 			}

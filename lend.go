@@ -11,17 +11,28 @@ import (
 // has lost the lock, and its number may be another file's: so it is not the number
 // that is remembered but the handle, whose os.File knows.
 
-// lend takes the lock for one more shared handle. Where the open file has it
-// already, the kernel changes nothing.
+// lend takes the lock for one more shared handle.
 func (l *Flock) lend(r request) error {
 	q := l.q
 	q.loan.Lock()
 	defer q.loan.Unlock()
-	err := l.desc.lock(r)
+	err := l.desc.control(func(fd uintptr) error {
+		if l.shares(fd) {
+			return nil
+		}
+		return sysLock(fd, r)
+	})
 	if err == nil {
 		q.lent = append(q.lent, l)
 	}
 	return err
+}
+
+// noteLent notes that the handle, alone in this process, waited for the lock and has it.
+func (l *Flock) noteLent() {
+	l.q.loan.Lock()
+	l.q.lent = append(l.q.lent, l)
+	l.q.loan.Unlock()
 }
 
 // takeBack releases the lock for one shared handle.
@@ -30,15 +41,8 @@ func (l *Flock) takeBack(r request) error {
 	q.loan.Lock()
 	defer q.loan.Unlock()
 	err := l.desc.control(func(fd uintptr) error {
-		for _, other := range q.lent {
-			if other != l && other.desc.control(func(o uintptr) error {
-				if !sameDescription(o, fd) {
-					return errStale
-				}
-				return nil
-			}) == nil {
-				return nil // not the last one
-			}
+		if l.shares(fd) {
+			return nil
 		}
 		return sysLock(fd, r)
 	})
@@ -46,6 +50,24 @@ func (l *Flock) takeBack(r request) error {
 		q.lent = slices.DeleteFunc(q.lent, func(o *Flock) bool { return o == l })
 	}
 	return err
+}
+
+// shares reports whether another handle holds the lock shared on fd's open file.
+// q.loan is held.
+func (l *Flock) shares(fd uintptr) bool {
+	for _, other := range l.q.lent {
+		same := false
+		if other != l {
+			other.desc.control(func(o uintptr) error {
+				same = sameDescription(o, fd)
+				return nil
+			})
+		}
+		if same {
+			return true
+		}
+	}
+	return false
 }
 
 // unlend and relend keep the books for the only handle inside, which converts.

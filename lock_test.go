@@ -886,3 +886,30 @@ func TestStrings(t *testing.T) {
 		}
 	}
 }
+
+// A shared borrowed handle that had to wait for another process counts as well.
+func TestLockFileSharedAfterWaiting(t *testing.T) {
+	for _, wait := range waits {
+		path := tempPath(t)
+		holder := startHolder(t, path, flockctx.Options{})
+		f, err := os.Open(path)
+		must(t, err)
+		defer f.Close()
+		o := &flockctx.Options{Mode: flockctx.Shared, Wait: wait}
+		first := async(func() error { _, err := flockctx.LockFile(t.Context(), f, o); return err })
+		var l *flockctx.Flock
+		waiting := async(func() error { var err error; l, err = flockctx.LockFile(t.Context(), f, o); return err })
+		eventually(t, "one waits for the other process", func() bool {
+			return flockctx.WaitingOutside() == 1 && flockctx.Waiters(path, flockctx.BSD) == 1
+		})
+		holder.must("unlock")
+		must(t, soon(t, first, "LockFile"))
+		must(t, soon(t, waiting, "LockFile"))
+		must(t, l.Close())
+		if s := holder.do("trylock"); s != "locked" {
+			t.Errorf("while one of two handles holds the lock, another process: %s", s)
+		}
+		flockctx.CloseHolders()
+		holder.must("trylock")
+	}
+}

@@ -1,0 +1,432 @@
+//go:build darwin || dragonfly || freebsd || illumos || linux || netbsd || openbsd
+
+package flockctx_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/flockctx/flockctx"
+)
+
+// changes are what can happen to a path while somebody waits for its lock.
+var changes = map[string]func(t *testing.T, path string){
+	"unlink": func(t *testing.T, path string) { must(t, os.Remove(path)) },
+	"replace": func(t *testing.T, path string) {
+		must(t, os.WriteFile(path+".new", []byte("new"), 0o600))
+		must(t, os.Rename(path+".new", path))
+	},
+	"move": func(t *testing.T, path string) { must(t, os.Rename(path, path+".old")) },
+	"move and recreate": func(t *testing.T, path string) {
+		must(t, os.Rename(path, path+".old"))
+		must(t, os.WriteFile(path, nil, 0o600))
+	},
+	"symlink elsewhere": func(t *testing.T, path string) {
+		must(t, os.Remove(path))
+		must(t, os.WriteFile(path+".target", nil, 0o600))
+		must(t, os.Symlink(path+".target", path))
+	},
+	"directory": func(t *testing.T, path string) {
+		must(t, os.Remove(path))
+		must(t, os.Mkdir(path, 0o700))
+	},
+}
+
+// wantCurrent fails unless l's file is the one that path names.
+func wantCurrent(t *testing.T, l *flockctx.Flock, path string) {
+	t.Helper()
+	open, err := l.File().Stat()
+	must(t, err)
+	named, err := os.Stat(path)
+	must(t, err)
+	if !os.SameFile(open, named) {
+		t.Fatal("the lock is on another file than the path names")
+	}
+}
+
+// Trap 5: the holder unlinks and unlocks; the waiter holds a dead inode, and a
+// third one locks the new file.
+func TestTrap5LockIsOnTheFileThatThePathNames(t *testing.T) {
+	for name, change := range changes {
+		for _, mechanism := range mechanisms() {
+			if name == "directory" && mechanism == flockctx.OFD {
+				continue // a directory cannot be opened for writing
+			}
+			for _, wait := range waits {
+				for _, foreign := range []bool{false, true} {
+					t.Run(fmt.Sprintf("%s,%v,%v,foreign=%v", name, mechanism, wait, foreign), func(t *testing.T) {
+						path := tempPath(t)
+						o := flockctx.Options{Mechanism: mechanism, Wait: wait}
+						release, waiting := func() {}, func() bool { return flockctx.Waiters(path, mechanism) == 1 }
+						if foreign {
+							holder := startHolder(t, path, o)
+							release = func() { holder.must("unlock") }
+							waiting = func() bool { return flockctx.WaitingOutside() == 1 }
+						} else {
+							holder := mustLock(t, path, &o)
+							release = func() { must(t, holder.Unlock()) }
+						}
+						l := newHandle(t, path, &o)
+						done := async(func() error { return l.Lock(t.Context()) })
+						eventually(t, "it waits", waiting)
+						change(t, path)
+						release()
+						must(t, soon(t, done, "Lock of the new file"))
+						wantCurrent(t, l, path)
+						wantLocked(t, path, o)
+						if s := startAgent(t, path, o).do("trylock"); s != "locked" {
+							t.Errorf("another process: %s", s)
+						}
+						must(t, l.Close())
+						wantFree(t, path, o)
+					})
+				}
+			}
+		}
+	}
+	if n := flockctx.Queues(); n != 0 {
+		t.Errorf("%d queues are left", n)
+	}
+}
+
+// The context counts on while Lock starts again on the successor.
+func TestContextCountsOnAfterAReplacement(t *testing.T) {
+	path := tempPath(t)
+	first := startHolder(t, path, flockctx.Options{})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := async(func() error { _, err := flockctx.Lock(ctx, path, nil); return err })
+	eventually(t, "it waits", func() bool { return flockctx.WaitingOutside() == 1 })
+	changes["replace"](t, path)
+	mustLock(t, path, nil) // the successor
+	first.must("unlock")
+	eventually(t, "it waits for the successor", func() bool { return flockctx.Waiters(path, flockctx.BSD) == 1 })
+	cancel()
+	err := soon(t, done, "Lock after cancel")
+	wantErr(t, err, context.Canceled)
+	if busy, ok := err.(*flockctx.BusyError); !ok || busy.Waited == 0 {
+		t.Errorf("%#v", err)
+	}
+}
+
+// Where the successor cannot be opened, Lock says so.
+func TestReplacementThatCannotBeLocked(t *testing.T) {
+	path := tempPath(t)
+	holder := startHolder(t, path, flockctx.Options{})
+	done := async(func() error { _, err := flockctx.Lock(t.Context(), path, nil); return err })
+	eventually(t, "it waits", func() bool { return flockctx.WaitingOutside() == 1 })
+	must(t, os.RemoveAll(filepath.Dir(path)))
+	holder.must("unlock")
+	err := soon(t, done, "Lock after its directory is gone")
+	wantErr(t, err, fs.ErrNotExist)
+	if pathErr, ok := err.(*fs.PathError); !ok || pathErr.Path != path {
+		t.Errorf("%#v", err)
+	}
+}
+
+func TestRelockAfterReplace(t *testing.T) {
+	for name, change := range changes {
+		t.Run(name, func(t *testing.T) {
+			path := tempPath(t)
+			before := countDescriptors()
+			l := newHandle(t, path, nil)
+			must(t, l.Lock(t.Context()))
+			old := l.File()
+			must(t, l.Unlock())
+			change(t, path)
+			must(t, l.TryLock())
+			wantCurrent(t, l, path)
+			if l.File() == old {
+				t.Error("the same os.File for another file")
+			}
+			wantLocked(t, path, flockctx.Options{})
+			must(t, l.Unlock())
+			must(t, l.Lock(t.Context()))
+			must(t, l.Close())
+			if after := countDescriptors(); after > before {
+				t.Errorf("%d descriptors before, %d after", before, after)
+			}
+		})
+	}
+}
+
+// A handle that is locked does not notice, and its Unlock does not mind.
+func TestReplaceWhileLocked(t *testing.T) {
+	path := tempPath(t)
+	l := mustLock(t, path, nil)
+	changes["replace"](t, path)
+	wantFree(t, path, flockctx.Options{})
+	must(t, l.Unlock())
+	must(t, l.Lock(t.Context()))
+	wantCurrent(t, l, path)
+}
+
+func TestRemove(t *testing.T) {
+	o := &flockctx.Options{Remove: true}
+	gone := func(path string) {
+		t.Helper()
+		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the file is there: %v", err)
+		}
+	}
+	t.Run("Close removes", func(t *testing.T) {
+		path := tempPath(t)
+		l := mustLock(t, path, o)
+		must(t, l.Unlock()) // does not
+		must(t, l.Lock(t.Context()))
+		must(t, l.Close())
+		gone(path)
+	})
+	t.Run("Close of an unlocked handle does not", func(t *testing.T) {
+		path := tempPath(t)
+		l := mustLock(t, path, o)
+		must(t, l.Unlock())
+		must(t, l.Close())
+		wantFree(t, path, flockctx.Options{Flag: os.O_RDWR})
+	})
+	t.Run("not the successor", func(t *testing.T) {
+		path := tempPath(t)
+		l := mustLock(t, path, o)
+		changes["replace"](t, path)
+		must(t, l.Close())
+		if b, err := os.ReadFile(path); err != nil || string(b) != "new" {
+			t.Errorf("%q, %v", b, err)
+		}
+	})
+	t.Run("removed already", func(t *testing.T) {
+		path := tempPath(t)
+		l := mustLock(t, path, o)
+		must(t, os.Remove(path))
+		must(t, l.Close())
+	})
+	t.Run("the last of the shared", func(t *testing.T) {
+		for _, mechanism := range mechanisms() {
+			path := tempPath(t)
+			o := &flockctx.Options{Remove: true, Mode: flockctx.Shared, Mechanism: mechanism}
+			a, b := mustLock(t, path, o), mustLock(t, path, o)
+			must(t, a.Close())
+			if s := startAgent(t, path, flockctx.Options{Mechanism: mechanism}).do("trylock"); s != "locked" {
+				t.Errorf("another process beside a shared holder: %s", s)
+			}
+			wantFree(t, path, flockctx.Options{Mode: flockctx.Shared, Mechanism: mechanism, Flag: os.O_RDWR})
+			must(t, b.Close())
+			gone(path)
+		}
+	})
+	t.Run("not without the lock", func(t *testing.T) {
+		// The caller closed File, so the lock is somebody else's now.
+		path := tempPath(t)
+		l := mustLock(t, path, o)
+		must(t, l.File().Close())
+		other := startHolder(t, path, flockctx.Options{})
+		l.Close()
+		if _, err := os.Stat(path); err != nil {
+			t.Errorf("removed under another holder's lock: %v", err)
+		}
+		other.must("unlock")
+	})
+	t.Run("a failure leaves the lock", func(t *testing.T) {
+		for _, mode := range []flockctx.Mode{flockctx.Exclusive, flockctx.Shared} {
+			dir := t.TempDir()
+			must(t, os.WriteFile(filepath.Join(dir, "x"), nil, 0o600))
+			l := mustLock(t, dir, &flockctx.Options{Remove: true, Mode: mode}) // a directory that is not empty
+			waiting := async(func() error { return l.Lock(context.Background()) })
+			eventually(t, "it waits", func() bool { return flockctx.HandleWaiters(l) == 1 })
+			err := l.Close()
+			if pathErr, ok := errors.AsType[*fs.PathError](err); !ok || pathErr.Op != "remove" || pathErr.Path != dir {
+				t.Fatalf("%v", err)
+			}
+			if !l.Locked() || l.Mode() != mode {
+				t.Error("not locked after a Close that failed")
+			}
+			wantLocked(t, dir, flockctx.Options{})
+			other := startAgent(t, dir, flockctx.Options{Mode: flockctx.Shared})
+			if s, want := other.do("trylock"), map[flockctx.Mode]string{flockctx.Exclusive: "locked", flockctx.Shared: "ok"}[mode]; s != want {
+				t.Errorf("%v: a shared lock in another process: %s, want %s", mode, s, want)
+			}
+			other.must("close")
+			must(t, os.Remove(filepath.Join(dir, "x")))
+			must(t, l.Close())
+			gone(dir)
+			wantErr(t, soon(t, waiting, "a waiter after Close"), fs.ErrClosed)
+		}
+	})
+}
+
+// Lock, work and remove under 8 goroutines: one at a time, and nothing lost.
+func TestRemoveUnder8Goroutines(t *testing.T) {
+	for _, wait := range waits {
+		t.Run(wait.String(), func(t *testing.T) {
+			path := tempPath(t)
+			before := countDescriptors()
+			var inside atomic.Int32
+			var wg sync.WaitGroup
+			count := 0 // guarded by the file lock
+			const goroutines, rounds = 8, 150
+			for range goroutines {
+				wg.Go(func() {
+					for i := range rounds {
+						l, err := flockctx.Lock(t.Context(), path, &flockctx.Options{Remove: i%4 != 0, Wait: wait})
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						if n := inside.Add(1); n != 1 {
+							t.Errorf("%d inside", n)
+						}
+						count++
+						if i%8 == 0 {
+							runtime.Gosched()
+						}
+						inside.Add(-1)
+						if err := l.Close(); err != nil {
+							t.Error(err)
+						}
+					}
+				})
+			}
+			wg.Wait()
+			if count != goroutines*rounds {
+				t.Errorf("count %d, want %d", count, goroutines*rounds)
+			}
+			if after := countDescriptors(); after > before {
+				t.Errorf("%d descriptors before, %d after", before, after)
+			}
+		})
+	}
+}
+
+// Trap 13: a dangling symlink recursed until the stack overflowed; a symlink and
+// its target were taken for two locks.
+func TestTrap13Symlinks(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	t.Run("dangling", func(t *testing.T) {
+		must(t, os.Symlink("target", at("dangling")))
+		l := mustLock(t, at("dangling"), nil)
+		wantCurrent(t, l, at("target")) // as open(2) with O_CREAT does
+		wantLocked(t, at("target"), flockctx.Options{})
+	})
+	t.Run("dangling into a missing folder", func(t *testing.T) {
+		must(t, os.Symlink("nowhere/target", at("lost")))
+		_, err := flockctx.Lock(t.Context(), at("lost"), nil)
+		wantErr(t, err, fs.ErrNotExist)
+	})
+	t.Run("loop", func(t *testing.T) {
+		must(t, os.Symlink("loop2", at("loop1")))
+		must(t, os.Symlink("loop1", at("loop2")))
+		_, err := flockctx.Lock(t.Context(), at("loop1"), nil)
+		if pathErr, ok := err.(*fs.PathError); !ok || pathErr.Path != at("loop1") {
+			t.Errorf("%#v", err)
+		}
+		wantErr(t, err, errLoop)
+	})
+	t.Run("one lock with its target", func(t *testing.T) {
+		must(t, os.WriteFile(at("file"), nil, 0o600))
+		must(t, os.Symlink("file", at("link")))
+		must(t, os.Link(at("file"), at("hard")))
+		l := mustLock(t, at("link"), nil)
+		for _, name := range []string{"file", "link", "hard"} {
+			wantLocked(t, at(name), flockctx.Options{})
+		}
+		must(t, l.Close())
+		mustLock(t, at("hard"), nil)
+		wantLocked(t, at("link"), flockctx.Options{})
+	})
+}
+
+func TestFIFOSocketAndDeviceAreRefusedAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	for name, path := range specialFiles(t, dir) {
+		t.Run(name, func(t *testing.T) {
+			for _, flag := range []int{0, os.O_WRONLY, os.O_RDWR, os.O_RDWR | os.O_CREATE, os.O_RDONLY | os.O_APPEND} {
+				done := async(func() error {
+					_, err := flockctx.Lock(t.Context(), path, &flockctx.Options{Flag: flag})
+					return err
+				})
+				err := soon(t, done, "Lock of a "+name)
+				pathErr, ok := err.(*fs.PathError)
+				if !ok || pathErr.Path != path || !errors.Is(err, errors.ErrUnsupported) {
+					t.Errorf("flag %#x: %#v (%v), want an *fs.PathError that matches ErrUnsupported", flag, err, err)
+				}
+			}
+		})
+	}
+}
+
+// A file of somebody else, or one that cannot be written, is locked read-only.
+func TestReadOnlyFile(t *testing.T) {
+	path := tempPath(t)
+	must(t, os.WriteFile(path, []byte("x"), 0o400))
+	l := mustLock(t, path, nil)
+	b := make([]byte, 1)
+	if _, err := l.File().Read(b); err != nil || string(b) != "x" {
+		t.Errorf("%q, %v", b, err)
+	}
+	wantLocked(t, path, flockctx.Options{})
+}
+
+// A program that runs cannot be opened for writing (ETXTBSY), but locked.
+func TestRunningProgramCanBeLocked(t *testing.T) {
+	self, err := os.Executable()
+	must(t, err)
+	l := mustLock(t, self, nil)
+	wantLocked(t, self, flockctx.Options{})
+	must(t, l.Close())
+}
+
+// Trap 16, second half: no check before the open, nothing is truncated through a
+// symlink that must not be followed.
+func TestTrap16NoFollow(t *testing.T) {
+	dir := t.TempDir()
+	victim, link := filepath.Join(dir, "victim"), filepath.Join(dir, "link")
+	must(t, os.WriteFile(victim, []byte("content"), 0o640))
+	must(t, os.Symlink(victim, link))
+	o := &flockctx.Options{Flag: os.O_RDWR | os.O_CREATE | os.O_TRUNC | noFollow, Perm: 0o600}
+	_, err := flockctx.Lock(t.Context(), link, o)
+	wantErr(t, err, errLoop)
+	b, err := os.ReadFile(victim)
+	must(t, err)
+	st, err := os.Stat(victim)
+	must(t, err)
+	if string(b) != "content" || st.Mode().Perm() != 0o640 {
+		t.Errorf("the victim is %q, %v", b, st.Mode())
+	}
+	// The symlink comes while a Lock waits for the file: the lock is on what was
+	// opened, or there is none; the victim stays as it is.
+	path := filepath.Join(dir, "path")
+	must(t, os.WriteFile(path, nil, 0o600))
+	holder := mustLock(t, path, nil)
+	done := async(func() error { _, err := flockctx.Lock(t.Context(), path, o); return err })
+	eventually(t, "it waits", func() bool { return flockctx.Waiters(path, flockctx.BSD) == 1 })
+	must(t, os.Remove(path))
+	must(t, os.Symlink(victim, path))
+	must(t, holder.Unlock())
+	wantErr(t, soon(t, done, "Lock of a symlink"), errLoop)
+	if b, _ := os.ReadFile(victim); string(b) != "content" {
+		t.Errorf("the victim is %q", b)
+	}
+}
+
+// An agent that is killed holds nothing.
+func TestLockOfAKilledProcessIsFree(t *testing.T) {
+	path := tempPath(t)
+	holder := startHolder(t, path, flockctx.Options{})
+	done := async(func() error {
+		l, err := flockctx.Lock(t.Context(), path, nil)
+		if err == nil {
+			err = l.Close()
+		}
+		return err
+	})
+	eventually(t, "it waits", func() bool { return flockctx.WaitingOutside() == 1 })
+	must(t, holder.cmd.Process.Kill())
+	must(t, soon(t, done, "Lock after the holder was killed"))
+}

@@ -9,3 +9,5 @@ require (
 	github.com/flockctx/flockctx v0.0.0-00010101000000-000000000000
 	golang.org/x/sys v0.49.0
 )
+
+require github.com/gofrs/flock v0.13.2

@@ -48,6 +48,10 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	flag.Parse()
+	// What the runtime and os/exec open once stays open: open it before anything
+	// is counted.
+	exec.Command("/bin/true").Run()
+	exec.Command("/bin/true").Output()
 	os.Exit(m.Run())
 }
 

@@ -127,8 +127,10 @@ func parkedOn(id *fileID) (ps []parked) {
 		// (A handle's mutex is locked before a shard's, hence the two steps.)
 		for i, l := range holders {
 			l.mu.Lock()
-			for w := l.turn.head; w != nil; w = w.next {
-				ps = append(ps, parked{keys[i], l.mode, false, l.path})
+			if l.turn != nil {
+				for w := l.turn.head; w != nil; w = w.next {
+					ps = append(ps, parked{keys[i], l.mode, false, l.path})
+				}
 			}
 			l.mu.Unlock()
 		}

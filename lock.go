@@ -302,7 +302,15 @@ func (l *Flock) close(remove bool) error {
 			err = l.remove()
 		}
 		if err == nil {
-			err = l.release()
+			if l.desc.file == nil {
+				l.q.shard.released.Add(1)
+				err = sysLock(l.desc.fd, l.request(opUnlock))
+			} else {
+				err = l.give(l.mode)
+			}
+			if err != nil {
+				err = pathError("unlock", l.path, err)
+			}
 		}
 		if err != nil && !errors.Is(err, fs.ErrClosed) {
 			l.mu.Lock()
@@ -333,7 +341,13 @@ func (l *Flock) close(remove bool) error {
 	if l.borrowed {
 		return nil
 	}
-	if err := d.close(); err != nil && !errors.Is(err, fs.ErrClosed) {
+	var err error
+	if d.file == nil {
+		err = sysClose(d.fd)
+	} else {
+		err = d.file.Close()
+	}
+	if err != nil && !errors.Is(err, fs.ErrClosed) {
 		return pathError("close", l.path, err)
 	}
 	return nil

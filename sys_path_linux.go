@@ -45,3 +45,20 @@ func statPath(path string, st *unix.Stat_t) error {
 	}
 	return nil
 }
+
+// fstat and flock are those of package unix, made to be inlined.
+func fstat(fd uintptr, st *unix.Stat_t) error {
+	_, _, errno := unix.Syscall(unix.SYS_FSTAT, fd, uintptr(unsafe.Pointer(st)), 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+func flock(fd uintptr, how int) error {
+	_, _, errno := unix.Syscall(unix.SYS_FLOCK, fd, uintptr(how), 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}

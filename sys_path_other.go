@@ -7,3 +7,7 @@ import "golang.org/x/sys/unix"
 func openPath(path string, flag int, mode uint32) (int, error) { return unix.Open(path, flag, mode) }
 
 func statPath(path string, st *unix.Stat_t) error { return unix.Stat(path, st) }
+
+func fstat(fd uintptr, st *unix.Stat_t) error { return unix.Fstat(int(fd), st) }
+
+func flock(fd uintptr, how int) error { return unix.Flock(int(fd), how) }

@@ -68,7 +68,7 @@ func sysIdentify(fd uintptr, path string) (fileID, error) {
 	var err error
 	for {
 		if path == "" {
-			err = unix.Fstat(int(fd), &st)
+			err = fstat(fd, &st)
 		} else {
 			err = statPath(path, &st)
 		}
@@ -113,7 +113,7 @@ func sysLock(fd uintptr, r request) error {
 				how |= unix.LOCK_NB
 			}
 		}
-		err = unix.Flock(int(fd), how)
+		err = flock(fd, how)
 	}
 	switch err {
 	case nil:

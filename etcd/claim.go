@@ -1,0 +1,374 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/flockctx/flockctx/internal/lease"
+	"github.com/flockctx/flockctx/locker"
+)
+
+const (
+	codeUnavailable   = codes.Unavailable
+	codeUnimplemented = codes.Unimplemented
+
+	// grantPatience bounds the wait for a lease where ctx does not.
+	grantPatience = 10 * time.Second
+
+	// retryPause lies between two tries of a request that failed at once.
+	retryPause = 50 * time.Millisecond
+)
+
+// A claim is a place in the queue for a name, and then the lock: a key with a lease
+// of its own. Sharing one lease between claims, as sessions of the stock client do,
+// makes a second Lock of a name succeed, and one lost renewal lose them all.
+//
+// The lease is proved from its grant on, so a waiter whose place is lost stops
+// waiting, and a holder has no unproved moment after its grant.
+type claim struct {
+	*lease.Proof
+	engine *engine
+	call   *lease.Call
+	id     clientv3.LeaseID
+	ttl    time.Duration // as granted
+	queue  string        // prefix of the keys of all claims to the name
+	key    string
+	queued bool // somebody was in front
+
+	token locker.Token // valid once held
+	freed lease.Answer
+}
+
+// claim asks for a lease. If ctx ends first, the request goes on without the caller
+// and the lease is revoked as soon as its ID is known: cancelling it would leave a
+// lease that nobody can name.
+func (e *engine) claim(ctx context.Context, call *lease.Call, queue string) (*claim, error) {
+	type answer struct {
+		resp *clientv3.LeaseGrantResponse
+		err  error
+	}
+	sent := lease.Now()
+	answers := make(chan answer, 1)
+	go func() {
+		gctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), grantPatience)
+		defer cancel()
+		resp, err := e.client.Grant(gctx, int64(e.ttl/time.Second))
+		answers <- answer{resp, err}
+	}()
+	select {
+	case a := <-answers:
+		if a.err != nil {
+			return nil, a.err
+		}
+		c := &claim{engine: e, call: call, id: a.resp.ID, queue: queue}
+		c.ttl = time.Duration(a.resp.TTL) * time.Second
+		c.key = queue + strconv.FormatInt(int64(c.id), 16)
+		c.Proof = lease.New(ctx, c.ttl, sent, call.String())
+		go c.renew()
+		return c, nil
+	case <-ctx.Done():
+		go func() {
+			if a := <-answers; a.err == nil {
+				e.revoke(ctx, a.resp.ID, grantPatience)
+			}
+		}()
+		return nil, ctx.Err()
+	}
+}
+
+// acquire puts the claim's key in the queue and waits until it is first.
+func (c *claim) acquire(ctx context.Context, try bool) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(c.Proof, cancel)() // the place is lost: stop waiting
+
+	rev, first, err := c.enqueue(ctx, try)
+	if err == nil {
+		go c.watch(rev)
+		switch {
+		case first:
+		case try: // the server is too old to compare a range
+			err = errBusy
+		default:
+			err = c.wait(ctx, rev)
+		}
+	}
+	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
+		c.Lose(errEnded)
+	}
+	if c.Err() != nil {
+		return context.Cause(c.Proof)
+	}
+	return err
+}
+
+// enqueue puts the key and returns its revision, which is its place in the queue and
+// the fencing token, and whether that place is the first. A transaction whose fate is unknown is sent again, which changes
+// nothing if the first one was made.
+func (c *claim) enqueue(ctx context.Context, try bool) (rev int64, first bool, err error) {
+	if try {
+		// A look first: a key that is put behind a holder and taken back would
+		// make other TryLocks fail meanwhile.
+		resp, err := c.engine.client.Get(ctx, c.queue, clientv3.WithPrefix(), clientv3.WithLimit(1), clientv3.WithKeysOnly())
+		if err != nil {
+			return 0, false, err
+		}
+		if len(resp.Kvs) > 0 {
+			return 0, false, errBusy
+		}
+	}
+	missing := clientv3.Compare(clientv3.CreateRevision(c.key), "=", 0)
+	if try {
+		missing = clientv3.Compare(clientv3.CreateRevision(c.queue).WithPrefix(), "=", 0)
+	}
+	put := clientv3.OpPut(c.key, whoami, clientv3.WithLease(c.id))
+	own := clientv3.OpGet(c.key, clientv3.WithKeysOnly())
+	head := clientv3.OpGet(c.queue, append(clientv3.WithFirstCreate(), clientv3.WithKeysOnly())...)
+	for {
+		resp, err := c.engine.client.Txn(ctx).If(missing).Then(put, own, head).Else(own, head).Commit()
+		if err == nil {
+			n := len(resp.Responses)
+			own, head := resp.Responses[n-2].GetResponseRange().Kvs, resp.Responses[n-1].GetResponseRange().Kvs
+			if len(own) == 0 || len(head) == 0 {
+				return 0, false, errBusy // only the comparison of a try fails without an own key
+			}
+			rev = own[0].CreateRevision
+			c.token = locker.Token{Epoch: strconv.FormatUint(resp.Header.ClusterId, 16), N: uint64(rev)}
+			return rev, head[0].CreateRevision == rev, nil
+		}
+		if err = c.pause(ctx, err); err != nil {
+			return 0, false, err
+		}
+	}
+}
+
+// pause returns err if it is final, and otherwise waits a little.
+func (c *claim) pause(ctx context.Context, err error) error {
+	if code(err) != codeUnavailable || ctx.Err() != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		return err
+	case <-time.After(retryPause):
+		return nil
+	}
+}
+
+// wait waits until no key is in front of the one of revision rev. It watches only
+// the key next in front, so that a release wakes one waiter and not all. A watch can
+// fall silent with the server that serves it, so the queue is read again every TTL.
+func (c *claim) wait(ctx context.Context, rev int64) error {
+	again := time.NewTicker(c.ttl)
+	defer again.Stop()
+	inFront := clientv3.OpGet(c.queue, append(clientv3.WithLastCreate(), clientv3.WithMaxCreateRev(rev-1), clientv3.WithKeysOnly())...)
+	for {
+		resp, err := c.engine.client.Txn(ctx).Then(inFront, clientv3.OpGet(c.key, clientv3.WithKeysOnly())).Commit()
+		if err != nil {
+			if err = c.pause(ctx, err); err != nil {
+				return err
+			}
+			continue
+		}
+		own := resp.Responses[1].GetResponseRange().Kvs
+		if len(own) == 0 || own[0].CreateRevision != rev {
+			c.Lose(errDeleted)
+			return errDeleted
+		}
+		front := resp.Responses[0].GetResponseRange().Kvs
+		if len(front) == 0 {
+			return nil
+		}
+		c.queued = true
+		if err := c.waitGone(ctx, string(front[0].Key), resp.Header.Revision+1, again.C); err != nil {
+			return err
+		}
+	}
+}
+
+// waitGone returns nil once key may have been deleted at revision rev or later.
+func (c *claim) waitGone(ctx context.Context, key string, rev int64, again <-chan time.Time) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	// Without a leader the server would wait for it in silence.
+	events := c.engine.client.Watch(clientv3.WithRequireLeader(ctx), key, clientv3.WithRev(rev), clientv3.WithFilterPut())
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-again:
+			return nil
+		case resp, ok := <-events:
+			switch {
+			case ctx.Err() != nil:
+				return ctx.Err()
+			case !ok || resp.Err() != nil:
+				return c.pause(ctx, status.Error(codeUnavailable, "watch ended"))
+			case deleted(resp):
+				return nil
+			}
+		}
+	}
+}
+
+func deleted(resp clientv3.WatchResponse) bool {
+	for _, ev := range resp.Events {
+		if ev.Type == mvccpb.Event_DELETE {
+			return true
+		}
+	}
+	return false
+}
+
+var (
+	errDeleted = errors.New("its key was deleted by somebody else")
+	errEnded   = errors.New("its lease has ended on the server")
+)
+
+// watch ends the proof when the own key is deleted by somebody else. The lease would
+// live on, and its renewals tell nothing.
+func (c *claim) watch(rev int64) {
+	from := rev + 1
+	for c.Err() == nil {
+		events := c.engine.client.Watch(clientv3.WithRequireLeader(c.Proof), c.key, clientv3.WithRev(from), clientv3.WithFilterPut())
+		for resp := range events {
+			if deleted(resp) {
+				c.Lose(errDeleted)
+				return
+			}
+		}
+		select {
+		case <-c.Done():
+			return
+		case <-time.After(retryPause):
+		}
+		// The watch broke off, or its revision was compacted away: look, then
+		// watch from there.
+		resp, err := c.engine.client.Get(c.Proof, c.key, clientv3.WithKeysOnly())
+		if err != nil {
+			continue
+		}
+		if len(resp.Kvs) == 0 || resp.Kvs[0].CreateRevision != rev {
+			c.Lose(errDeleted)
+			return
+		}
+		from = resp.Header.Revision + 1
+	}
+}
+
+// renew keeps the lease alive until the proof ends. It is not the client's KeepAlive,
+// which counts a TTL from the arrival of an answer, and stays with one server even
+// where that one is frozen: each renewal here is a request of its own, to the next
+// server in turn.
+func (c *claim) renew() {
+	interval := c.ttl / 3
+	next := time.NewTimer(interval)
+	defer next.Stop()
+	for {
+		select {
+		case <-c.Done():
+			return
+		case <-next.C:
+		}
+		sent := lease.Now()
+		ctx, cancel := context.WithTimeout(c.Proof, interval)
+		resp, err := c.engine.client.KeepAliveOnce(ctx, c.id)
+		cancel()
+		switch {
+		case err == nil && resp.TTL > 0:
+			c.Extend(sent)
+			next.Reset(max(interval-time.Duration(lease.Now()-sent), 0))
+		case err == nil, errors.Is(err, rpctypes.ErrLeaseNotFound):
+			c.Lose(errEnded)
+			return
+		default:
+			next.Reset(retryPause)
+		}
+	}
+}
+
+// revoke ends a lease, without the caller's ctx, and reports how that went.
+func (e *engine) revoke(ctx context.Context, id clientv3.LeaseID, patience time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	defer cancel()
+	_, err := e.client.Revoke(ctx, id)
+	return err
+}
+
+// abandon gives up a claim in the background. The key goes with the lease: a
+// transaction that is still on its way finds no lease to put it under.
+func (c *claim) abandon() {
+	c.Release()
+	go c.engine.revoke(c.Proof, c.id, c.ttl)
+}
+
+// Context is the proof, which ends with the ownership.
+func (c *claim) Context() context.Context { return c.Proof }
+
+func (c *claim) Valid() (time.Time, bool)         { return c.Proof.Valid(), true }
+func (c *claim) Token() (_ locker.Token, ok bool) { return c.token, true }
+
+func (c *claim) Unlock(ctx context.Context) error {
+	return c.freed.Once(ctx, func() error { return c.release(ctx) }, c.unsure)
+}
+
+func (c *claim) unsure(err error) error {
+	return fmt.Errorf("etcd: unlock %q: %w: %w", c.call.Name, locker.ErrUnsure, err)
+}
+
+// release revokes the lease. Deleting the key by its name would not do: a request
+// that is late, or repeated by a proxy, must not be able to meet another claim's key.
+func (c *claim) release(ctx context.Context) error {
+	if lost := c.Release(); lost != nil {
+		c.abandon()
+		return lost
+	}
+	wait, cancel := context.WithTimeout(ctx, c.engine.Traits().Cleanup)
+	defer cancel()
+
+	// The watch may be a moment late. Look, so that nil means held to the end.
+	resp, err := c.engine.client.Get(wait, c.key, clientv3.WithKeysOnly())
+	if err == nil && (len(resp.Kvs) == 0 || resp.Kvs[0].CreateRevision != int64(c.token.N)) {
+		c.abandon()
+		return fmt.Errorf("%v: %w: %w", c.call, locker.ErrLost, errDeleted)
+	}
+	looked := err == nil
+	if looked {
+		_, err = c.engine.client.Revoke(wait, c.id)
+	}
+	switch {
+	case err == nil:
+		return nil
+	case looked && errors.Is(err, rpctypes.ErrLeaseNotFound):
+		if c.InTime() {
+			return nil // the key was there a moment ago: the client has sent the request twice
+		}
+		return fmt.Errorf("%v: %w: %w", c.call, locker.ErrLost, errEnded)
+	}
+	c.abandon()
+	return c.unsure(err)
+}
+
+func code(err error) codes.Code {
+	var e interface{ Code() codes.Code }
+	if errors.As(err, &e) {
+		return e.Code()
+	}
+	return status.Code(err)
+}
+
+// whoami is the value of the keys, for whoever looks at them.
+var whoami = func() string {
+	host, _ := os.Hostname()
+	return fmt.Sprintf("%s %d", host, os.Getpid())
+}()

@@ -1,0 +1,154 @@
+// Package etcd is a [locker.Locker] on etcd: exclusive locks by name for any number
+// of machines, first come, first served, with a fencing token.
+//
+// Each grant has a lease of its own, renewed three times per TTL. A holder stops,
+// its [locker.Held] context ends, when the renewals have not been answered for 90 %
+// of the TTL, counted from when they were sent; the server lets the next one in after
+// the whole TTL. So two holders never overlap as long as no clock runs 10 % fast or
+// slow, whatever the network does.
+//
+// A holder that crashes keeps others out until its lease ends: the TTL, more where
+// etcd elects a leader meanwhile, which renews every lease.
+//
+// Keys are Prefix + the escaped name + "/" + the lease's ID, as those of the stock
+// concurrency.Mutex: a Mutex with the same prefix and name takes part in the queue.
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/flockctx/flockctx/internal/lease"
+	"github.com/flockctx/flockctx/locker"
+)
+
+const (
+	defaultTTL    = 15 * time.Second
+	minTTL        = 2 * time.Second // etcd makes any shorter one this long
+	defaultPrefix = "flockctx/"
+)
+
+// Options says how to lock. A nil *Options and the zero value are the defaults.
+type Options struct {
+	// TTL is how long the server keeps a lock without hearing from its holder.
+	// Zero means 15 s; it is at least 2 s, and counts in whole seconds, rounded
+	// up. A shorter one frees a crashed holder's lock sooner; a longer one keeps a
+	// lock through a longer outage, of the network or of etcd's leader.
+	TTL time.Duration
+
+	// Prefix is what all keys begin with. Empty means "flockctx/". Programs that
+	// share locks share it.
+	Prefix string
+}
+
+// New returns a Locker that keeps its locks on the etcd cluster of client, which the
+// caller closes when no lock is held or waited for any more. It does no I/O; what is
+// wrong with opts is reported by Lock.
+//
+// The locks are exclusive: for [locker.Shared] the error matches
+// [errors.ErrUnsupported].
+func New(client *clientv3.Client, opts *Options) locker.Locker {
+	e := &engine{client: client, prefix: defaultPrefix, ttl: defaultTTL}
+	if opts != nil {
+		if opts.Prefix != "" {
+			e.prefix = opts.Prefix
+		}
+		if opts.TTL != 0 {
+			e.ttl = opts.TTL
+		}
+	}
+	switch {
+	case client == nil:
+		e.invalid = errors.New("no client")
+	case e.ttl < minTTL:
+		e.invalid = fmt.Errorf("a TTL of %v, the smallest is %v", e.ttl, minTTL)
+	}
+	e.ttl = (e.ttl + time.Second - 1).Truncate(time.Second)
+	return e
+}
+
+// engine implements locker.Locker.
+type engine struct {
+	client  *clientv3.Client
+	prefix  string
+	ttl     time.Duration // whole seconds
+	invalid error         // what is wrong with the options
+}
+
+func (e *engine) Traits() locker.Traits {
+	// etcd looks for ended leases twice a second, and revokes them by consensus.
+	return locker.Traits{CanLose: true, Cleanup: e.ttl + time.Second, FIFO: true, Fenced: true}
+}
+
+func (e *engine) Lock(ctx context.Context, name string, m locker.Mode) (locker.Held, error) {
+	return e.lock(ctx, name, m, false)
+}
+
+func (e *engine) TryLock(ctx context.Context, name string, m locker.Mode) (locker.Held, error) {
+	return e.lock(ctx, name, m, true)
+}
+
+func (e *engine) lock(ctx context.Context, name string, m locker.Mode, try bool) (locker.Held, error) {
+	call, err := lease.Begin(ctx, "etcd", name, m)
+	switch {
+	case err != nil:
+		return nil, err
+	case e.invalid != nil:
+		return nil, call.Failed(e.invalid)
+	case m != locker.Exclusive:
+		return nil, call.Failed(fmt.Errorf("mode %v: %w", m, errors.ErrUnsupported))
+	}
+	// An escaped name has no slash, so no name's keys lie under another's.
+	queue := e.prefix + url.PathEscape(name) + "/"
+
+	c, err := e.claim(ctx, call, queue)
+	if err == nil {
+		if err = c.acquire(ctx, try); err == nil && ctx.Err() == nil {
+			return c, nil
+		}
+		c.abandon()
+	}
+	switch {
+	case ctx.Err() != nil:
+		return nil, call.Ended(ctx, unanswered(c, err))
+	case err == errBusy:
+		return nil, call.Busy()
+	}
+	return nil, call.Failed(explain(err))
+}
+
+// errBusy: a TryLock found the queue not empty. It does not leave the package.
+var errBusy = errors.New("busy")
+
+// unanswered returns what to add to the error of an ended ctx: nothing if it ended in
+// the queue.
+func unanswered(c *claim, err error) error {
+	if c != nil && c.queued {
+		return nil
+	}
+	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return errors.New("no answer from etcd")
+	}
+	return explain(err)
+}
+
+// explain adds to a server's error what to do about it.
+func explain(err error) error {
+	switch {
+	case code(err) == codeUnimplemented:
+		return fmt.Errorf("the server does not offer the API of etcd 3, is it older? %w: %w", errors.ErrUnsupported, err)
+	case code(err) == codeUnavailable:
+		return fmt.Errorf("etcd cannot be reached: %w", err)
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("no answer from etcd: %w", err)
+	case errors.Is(err, rpctypes.ErrAuthFailed), errors.Is(err, rpctypes.ErrPermissionDenied), errors.Is(err, rpctypes.ErrUserEmpty):
+		return fmt.Errorf("etcd refuses the credentials: %w", err)
+	}
+	return err
+}

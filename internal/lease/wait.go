@@ -1,0 +1,101 @@
+package lease
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/flockctx/flockctx"
+	"github.com/flockctx/flockctx/locker"
+)
+
+// A Call is one Lock or TryLock.
+type Call struct {
+	Engine string
+	Name   string
+	Mode   locker.Mode
+	began  time.Time
+}
+
+// Begin returns the call, or the error for a ctx that is done or a bad name or mode.
+func Begin(ctx context.Context, engine, name string, m locker.Mode) (*Call, error) {
+	c := &Call{Engine: engine, Name: name, Mode: m}
+	if ctx.Err() != nil {
+		return nil, c.Ended(ctx, nil)
+	}
+	if err := locker.CheckName(name); err != nil {
+		c.Name = name[:min(len(name), 64)]
+		return nil, c.Failed(err)
+	}
+	if m != locker.Exclusive && m != locker.Shared {
+		return nil, c.Failed(fmt.Errorf("mode %v: %w", m, errors.ErrUnsupported))
+	}
+	c.began = time.Now()
+	return c, nil
+}
+
+// String names the call in errors.
+func (c *Call) String() string { return fmt.Sprintf("%s: lock %q", c.Engine, c.Name) }
+
+// Failed returns the error of a call that failed for another reason than its ctx.
+func (c *Call) Failed(err error) error { return fmt.Errorf("%v: %w", c, err) }
+
+// Busy returns the error of a TryLock that found the lock taken.
+func (c *Call) Busy() error { return c.busy(flockctx.ErrLocked) }
+
+// Ended returns the error of a call whose ctx is done. why, if not nil, says what it
+// was waiting for other than the lock's holder.
+func (c *Call) Ended(ctx context.Context, why error) error {
+	err := ctx.Err()
+	if cause := context.Cause(ctx); cause != err {
+		err = fmt.Errorf("%w: %w", err, cause)
+	}
+	if why != nil {
+		err = fmt.Errorf("%w (%v)", err, why)
+	}
+	return c.busy(err)
+}
+
+func (c *Call) busy(err error) error {
+	b := &flockctx.BusyError{Path: c.Engine + ":" + c.Name, Mode: c.Mode, Err: err}
+	if !c.began.IsZero() {
+		b.Waited = time.Since(c.began)
+	}
+	return b
+}
+
+// An Answer is the result of a release: made once, given to every caller.
+type Answer struct {
+	mu   sync.Mutex // guards done
+	done chan struct{}
+	err  error // valid once done is closed
+}
+
+// Once returns what the first call's release returned. A later caller whose ctx ends
+// before that gets unsure.
+func (a *Answer) Once(ctx context.Context, release func() error, unsure func(error) error) error {
+	a.mu.Lock()
+	first := a.done == nil
+	if first {
+		a.done = make(chan struct{})
+	}
+	a.mu.Unlock()
+	if first {
+		defer close(a.done)
+		a.err = release()
+		return a.err
+	}
+	select {
+	case <-a.done:
+		return a.err
+	case <-ctx.Done():
+		select {
+		case <-a.done: // an answer beats an ended ctx
+			return a.err
+		default:
+			return unsure(ctx.Err())
+		}
+	}
+}

@@ -1,0 +1,153 @@
+package locker
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/flockctx/flockctx"
+)
+
+// Dir returns a Locker for one machine: each name is a file in dir, locked as
+// flockctx.Lock does with opts, of which Mode is ignored. dir is created, as mkdir -p
+// does, if it is missing when a lock is taken. The files stay, empty and unlocked,
+// unless opts.Remove is set. A nil opts means the defaults.
+//
+// A name's file is the name itself where that is a plain file name; other bytes are
+// escaped as %XX, and long names shortened with a hash. No name leads out of dir, and
+// no two names share a file.
+//
+// On a local file system a lock is never lost while its process runs, and free as
+// soon as the process ends. There is no fencing token. Waiting processes are served
+// in the order that the kernel chooses.
+func Dir(dir string, opts *flockctx.Options) Locker {
+	d := &dirLocker{dir: dir}
+	if opts != nil {
+		d.opts = *opts
+	}
+	return d
+}
+
+type dirLocker struct {
+	dir  string
+	opts flockctx.Options
+}
+
+func (d *dirLocker) Traits() Traits { return Traits{Shared: true} }
+
+func (d *dirLocker) Lock(ctx context.Context, name string, m Mode) (Held, error) {
+	return d.lock(ctx, name, m, func(path string, o *flockctx.Options) (*flockctx.Flock, error) {
+		return flockctx.Lock(ctx, path, o)
+	})
+}
+
+func (d *dirLocker) TryLock(ctx context.Context, name string, m Mode) (Held, error) {
+	return d.lock(ctx, name, m, func(path string, o *flockctx.Options) (*flockctx.Flock, error) {
+		if ctx.Err() != nil {
+			return flockctx.Lock(ctx, path, o) // which fails with the error that is due
+		}
+		return flockctx.TryLock(path, o)
+	})
+}
+
+func (d *dirLocker) lock(ctx context.Context, name string, m Mode, take func(string, *flockctx.Options) (*flockctx.Flock, error)) (Held, error) {
+	if err := CheckName(name); err != nil {
+		return nil, fmt.Errorf("locker: lock %.64q: %w", name, err)
+	}
+	o := d.opts
+	o.Mode = m
+	path := filepath.Join(d.dir, fileName(name))
+	f, err := take(path, &o)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(d.dir, 0o777); err != nil {
+			return nil, err
+		}
+		f, err = take(path, &o)
+	}
+	if err != nil {
+		return nil, err
+	}
+	h := &dirHeld{file: f}
+	h.ctx, h.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	return h, nil
+}
+
+type dirHeld struct {
+	file   *flockctx.Flock
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+
+	mu   sync.Mutex // guards done
+	done bool
+}
+
+func (h *dirHeld) Context() context.Context      { return h.ctx }
+func (h *dirHeld) Valid() (_ time.Time, ok bool) { return time.Time{}, false }
+func (h *dirHeld) Token() (_ Token, ok bool)     { return Token{}, false }
+
+// Unlock needs no server and so no time: it releases whatever ctx says.
+func (h *dirHeld) Unlock(context.Context) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.done {
+		return nil
+	}
+	h.cancel(ErrReleased)
+	if err := h.file.Close(); err != nil && !errors.Is(err, fs.ErrClosed) {
+		return err
+	}
+	h.done = true
+	return nil
+}
+
+// maxFileName is what every common file system can store.
+const maxFileName = 255
+
+// fileName returns the file's name for a lock's name: another one for each, also
+// where the file system ignores case.
+func fileName(name string) string {
+	var b strings.Builder
+	for i := range len(name) {
+		switch c := name[i]; {
+		case 'a' <= c && c <= 'z', '0' <= c && c <= '9', c == '-', c == '_',
+			c == '.' && i > 0 && i < len(name)-1,
+			'A' <= c && c <= 'Z' && !foldsCase:
+			b.WriteByte(c)
+		default:
+			fmt.Fprintf(&b, "%%%02X", c)
+		}
+	}
+	s := b.String()
+	if isDevice(s) {
+		s = fmt.Sprintf("%%%02X", s[0]) + s[1:]
+	}
+	if len(s) > maxFileName {
+		sum := sha256.Sum256([]byte(name))
+		// No escape begins with "%=", so no other name leads here.
+		tail := "%=" + hex.EncodeToString(sum[:])
+		s = s[:maxFileName-len(tail)] + tail
+	}
+	return s
+}
+
+// foldsCase: the file systems of these systems take "a" and "A" for one file.
+const foldsCase = runtime.GOOS == "windows" || runtime.GOOS == "darwin" || runtime.GOOS == "ios"
+
+// isDevice reports whether Windows would open a device instead of a file.
+func isDevice(s string) bool {
+	base, _, _ := strings.Cut(strings.ToLower(s), ".")
+	switch base {
+	case "con", "prn", "aux", "nul":
+		return true
+	}
+	return len(base) == 4 && (base[:3] == "com" || base[:3] == "lpt") && '0' <= base[3] && base[3] <= '9'
+}

@@ -1,0 +1,258 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/flockctx/flockctx/internal/lease"
+	"github.com/flockctx/flockctx/locker"
+)
+
+const (
+	// checkInterval is how often a backend that waits looks whether its client is
+	// still there.
+	checkInterval = 100 * time.Millisecond
+
+	// patience bounds the wait for a connection, or for the answer to a try, where ctx does not.
+	patience = 10 * time.Second
+)
+
+// An attempt is one call that wants a lock.
+type attempt struct {
+	engine *engine
+	call   *lease.Call
+	try    bool
+	asked  bool // the server has the question, and keeps its answer
+}
+
+func (a *attempt) unanswered(err error) error {
+	if a.asked && !a.try {
+		return nil
+	}
+	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return errors.New("no answer from the server")
+	}
+	return err
+}
+
+// acquire takes the lock on an idle session or a new one.
+func (a *attempt) acquire(ctx context.Context) (*held, error) {
+	if s := a.engine.take(); s != nil {
+		began := time.Now()
+		h, err := a.on(ctx, s)
+		if err == nil || err == errBusy || ctx.Err() != nil || s.alive() || time.Since(began) > time.Second {
+			return h, err
+		}
+		// The session had ended while it was idle.
+	}
+	s, err := a.engine.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return a.on(ctx, s)
+}
+
+// on asks for the lock on session s, which is closed, or idle again, if that fails. A
+// wait that ends early closes the connection: a query that was cancelled may have been
+// granted before, so nothing else may come over it.
+func (a *attempt) on(ctx context.Context, s *session) (*held, error) {
+	a.asked = false
+	e, k := a.engine, key(a.call.Name)
+	h := &held{engine: e, call: a.call, s: s, key: k}
+	var shared, sql string
+	if a.call.Mode == locker.Shared {
+		shared = "_shared"
+	}
+	// The token is drawn under the lock, in the same round trip.
+	switch {
+	case a.try && shared == "":
+		sql = fmt.Sprintf("select case when pg_try_advisory_lock(%d) then nextval('%s') end", k, e.sequenceLiteral())
+	case a.try:
+		sql = fmt.Sprintf("select case when pg_try_advisory_lock_shared(%d) then 0 end", k)
+	case shared == "":
+		sql = fmt.Sprintf("select pg_advisory_lock(%d); select nextval('%s')", k, e.sequenceLiteral())
+	default:
+		sql = fmt.Sprintf("select pg_advisory_lock_shared(%d); select 0", k)
+	}
+	h.unlock = fmt.Sprintf("select pg_advisory_unlock%s(%d)", shared, k)
+
+	sent := lease.Now()
+	a.asked = true
+	wait, cancel := ctx, context.CancelFunc(func() {})
+	if a.try {
+		wait, cancel = context.WithTimeout(ctx, patience)
+	}
+	row, err := s.ask(wait, sql)
+	cancel()
+	if err != nil {
+		s.close()
+		switch {
+		case wait.Err() != nil && ctx.Err() == nil:
+			err = fmt.Errorf("no answer from the server within %v: %w", patience, err)
+		case ended(err):
+			err = fmt.Errorf("%w: the connection has ended: %w", locker.ErrLost, err)
+		}
+		return nil, err
+	}
+	if len(row) == 0 || row[0] == "" { // null
+		e.put(s)
+		return nil, errBusy
+	}
+	// After a wait it is open how long the answer was under way, and how long the
+	// server has taken the session for idle. Ask again.
+	if waited := time.Duration(lease.Now() - sent); waited > e.ttl/lease.Margin {
+		sent = lease.Now()
+		wait, cancel := context.WithTimeout(ctx, e.ttl)
+		_, err := s.ask(wait, "select 1")
+		cancel()
+		if err != nil {
+			s.close()
+			return nil, fmt.Errorf("%w: the connection has ended: %w", locker.ErrLost, err)
+		}
+	}
+	if a.call.Mode == locker.Exclusive {
+		n, err := strconv.ParseUint(row[0], 10, 64)
+		if err != nil {
+			s.close()
+			return nil, fmt.Errorf("fencing token %q of sequence %s: %w", row[0], e.sequence, err)
+		}
+		h.token, h.fenced = locker.Token{Epoch: s.epoch, N: n}, true
+	}
+	h.Proof = lease.New(ctx, e.ttl, sent, a.call.String())
+	return h, nil
+}
+
+// ended reports whether err is the end of the connection, and not an answer that left
+// it open.
+func ended(err error) bool {
+	pe, answered := errors.AsType[*pgconn.PgError](err)
+	return !answered || pe.SeverityUnlocalized == "FATAL" || pe.SeverityUnlocalized == "PANIC"
+}
+
+// setup prepares a session. What a role or database has set as timeouts would end the
+// wait or the lock. The lock is lost to others a TTL after the last sign of life; the
+// timer runs only while the session is idle, so it is set before the wait: a waiter
+// whose network fails is granted the lock and cannot know. Where TCP keeps watch, the
+// server looks after dead clients that wait, too. A token must not come back after a
+// crash, so the sequence's record must be on disk.
+const setup = `set statement_timeout = 0;
+set lock_timeout = 0;
+set idle_in_transaction_session_timeout = 0;
+set client_connection_check_interval = %[1]d;
+set idle_session_timeout = %[2]d;
+set tcp_keepalives_idle = %[3]d;
+set tcp_keepalives_interval = %[3]d;
+set tcp_keepalives_count = 3;
+select set_config('synchronous_commit', case current_setting('synchronous_commit') when 'off' then 'local' else current_setting('synchronous_commit') end, false);
+select pg_backend_pid(), (select system_identifier from pg_control_system()), case when pg_is_in_recovery() then '' else substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) end`
+
+// connect opens a session that can lock.
+func (e *engine) connect(ctx context.Context) (*session, error) {
+	cctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	conn, err := pgconn.ConnectConfig(cctx, e.config)
+	if err != nil {
+		return nil, explain(err)
+	}
+	version := conn.ParameterStatus("server_version")
+	s, err := newSession(conn)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.prepare(cctx, s, version); err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (e *engine) prepare(ctx context.Context, s *session, version string) error {
+	if major, err := strconv.Atoi(leadingDigits(version)); err == nil && major < minVersion {
+		return fmt.Errorf("server version %s, PostgreSQL %d or later is needed: %w", version, minVersion, errors.ErrUnsupported)
+	}
+	// A pooler answers for a backend that changes from query to query. Its own
+	// handshake names another process, or none.
+	row, err := s.ask(ctx, "select pg_backend_pid()")
+	if err != nil {
+		return err
+	}
+	if len(row) != 1 || row[0] != strconv.FormatUint(uint64(s.pid), 10) {
+		return errPooler
+	}
+	seconds := max(int64(e.ttl/3/time.Second), 1)
+	row, err = s.ask(ctx, fmt.Sprintf(setup, checkInterval.Milliseconds(), e.ttl.Milliseconds(), seconds))
+	switch {
+	case err != nil:
+		return err
+	case len(row) != 3 || row[0] != strconv.FormatUint(uint64(s.pid), 10):
+		return errPooler
+	case row[2] == "":
+		return fmt.Errorf("the server is a standby, and its locks bind nobody on the primary: %w", errors.ErrUnsupported)
+	}
+	s.epoch = row[1] + "." + row[2]
+	if e.checked.Load() {
+		return nil
+	}
+	if err := e.ensureSequence(ctx, s); err != nil {
+		return fmt.Errorf("sequence %s: %w", e.sequence, err)
+	}
+	e.checked.Store(true)
+	return nil
+}
+
+var errPooler = fmt.Errorf("a connection pooler is in between, which would give one lock to several clients; connect to the server itself: %w", errors.ErrUnsupported)
+
+// ensureSequence makes the sequence of the tokens, and refuses one that would not
+// grow from grant to grant.
+func (e *engine) ensureSequence(ctx context.Context, s *session) error {
+	look := fmt.Sprintf("select seqcache = 1 and seqincrement > 0 and not seqcycle from pg_sequence where seqrelid = to_regclass('%s')", e.sequenceLiteral())
+	row, err := s.ask(ctx, look)
+	if err != nil {
+		return err
+	}
+	if len(row) == 0 {
+		// Two that create it at once: one of them may get a unique violation.
+		_, cerr := s.ask(ctx, "create sequence if not exists "+e.sequence)
+		if row, err = s.ask(ctx, look); err != nil {
+			return err
+		}
+		if len(row) == 0 {
+			return fmt.Errorf("missing, and cannot be created: %w", cerr)
+		}
+	}
+	if row[0] != "t" {
+		return errors.New("its values do not rise from one session to the next: it needs CACHE 1, a positive INCREMENT and NO CYCLE")
+	}
+	return nil
+}
+
+// sequenceLiteral returns the quoted name for use inside a string literal.
+func (e *engine) sequenceLiteral() string { return strings.ReplaceAll(e.sequence, "'", "''") }
+
+func leadingDigits(s string) string {
+	i := 0
+	for i < len(s) && '0' <= s[i] && s[i] <= '9' {
+		i++
+	}
+	return s[:i]
+}
+
+// explain adds to a connection's error what to do about it.
+func explain(err error) error {
+	pe, ok := errors.AsType[*pgconn.PgError](err)
+	switch {
+	case !ok:
+		return fmt.Errorf("the server cannot be reached: %w", err)
+	case pe.Code == "53300":
+		return fmt.Errorf("the server has no connection left (max_connections; each lock and each waiter needs one): %w", err)
+	case strings.HasPrefix(pe.Code, "28"):
+		return fmt.Errorf("the server refuses the credentials: %w", err)
+	}
+	return err
+}

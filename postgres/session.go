@@ -1,0 +1,135 @@
+package postgres
+
+import (
+	"context"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+// A session is a connection with a read always parked on it: without one, nobody
+// notices that the server has ended the session. pgconn reads only while it asks, so
+// it makes the connection and hands it over.
+type session struct {
+	conn     net.Conn
+	pid      uint32
+	params   map[string]string
+	epoch    string
+	expiry   *time.Timer   // of an idle session
+	dead     chan struct{} // closed once the connection has ended
+	err      error         // why, valid once dead is closed
+	frontend *pgproto3.Frontend
+
+	mu      sync.Mutex // guards writing to frontend, and the order of pending
+	pending []chan answer
+}
+
+// An answer is the last row of a query's results, or the server's error.
+type answer struct {
+	row []string
+	err error
+}
+
+// newSession takes over conn and starts to read.
+func newSession(conn *pgconn.PgConn) (*session, error) {
+	h, err := conn.Hijack()
+	if err != nil {
+		return nil, err
+	}
+	s := &session{conn: h.Conn, pid: h.PID, params: h.ParameterStatuses, frontend: h.Frontend, dead: make(chan struct{})}
+	go s.read()
+	return s, nil
+}
+
+// read delivers answers in the order of the questions, until the connection ends.
+func (s *session) read() {
+	var a answer
+	for {
+		msg, err := s.frontend.Receive()
+		if err != nil {
+			s.conn.Close()
+			if s.err = err; a.err != nil {
+				s.err = a.err // the server's last words
+			}
+			close(s.dead)
+			return
+		}
+		switch msg := msg.(type) {
+		case *pgproto3.DataRow:
+			a.row = a.row[:0]
+			for _, v := range msg.Values {
+				a.row = append(a.row, string(v))
+			}
+		case *pgproto3.ErrorResponse:
+			a.err = pgconn.ErrorResponseToPgError(msg)
+		case *pgproto3.ReadyForQuery:
+			s.mu.Lock()
+			var to chan answer
+			if len(s.pending) > 0 {
+				to, s.pending = s.pending[0], slices.Delete(s.pending, 0, 1)
+			}
+			s.mu.Unlock()
+			if to != nil {
+				to <- a
+			}
+			a = answer{}
+		}
+	}
+}
+
+// ask sends a query, or several separated by semicolons, and returns the last row. An
+// error is the server's, that of the end of the connection, or ctx.Err(). In the last
+// case the query goes on: the caller closes the session, or the next one that asks
+// gets its answer after this one's.
+func (s *session) ask(ctx context.Context, sql string) ([]string, error) {
+	to := make(chan answer, 1)
+	s.mu.Lock()
+	s.pending = append(s.pending, to)
+	s.frontend.SendQuery(&pgproto3.Query{String: sql})
+	err := s.frontend.Flush()
+	s.mu.Unlock()
+	if err != nil {
+		s.close() // the reader may know better why it has ended
+	}
+	select {
+	case a := <-to:
+		return a.row, a.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-s.dead:
+	}
+	select {
+	case a := <-to:
+		return a.row, a.err
+	default:
+		return nil, s.err
+	}
+}
+
+func (s *session) alive() bool {
+	select {
+	case <-s.dead:
+		return false
+	default:
+		return true
+	}
+}
+
+// close ends the connection without a word. The server drops what the session holds
+// as soon as it sees that: at once while it is idle, and within checkInterval while it
+// waits for a lock.
+func (s *session) close() { s.conn.Close() }
+
+// quit says goodbye, so that the server logs no broken connection.
+func (s *session) quit() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conn.SetWriteDeadline(time.Now().Add(time.Second))
+	s.frontend.Send(&pgproto3.Terminate{})
+	s.frontend.Flush()
+	s.conn.Close()
+}

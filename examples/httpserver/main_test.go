@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/flockctx/flockctx"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func start(t *testing.T, patience time.Duration) (url, path string, logged chan string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "visitors")
+	logged = make(chan string, 100)
+	srv := httptest.NewServer(&visitors{path: path, patience: patience, logf: func(format string, args ...any) {
+		logged <- fmt.Sprintf(format, args...)
+	}})
+	t.Cleanup(func() {
+		http.DefaultClient.CloseIdleConnections()
+		srv.Close()
+	})
+	return srv.URL, path, logged
+}
+
+func get(url string) (*http.Response, string, error) {
+	resp, err := http.Get(url)
+	if err != nil {
+		return nil, "", err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	return resp, string(b), err
+}
+
+func TestEveryVisitorIsCounted(t *testing.T) {
+	url, path, _ := start(t, time.Minute)
+	const n = 50
+	var wg sync.WaitGroup
+	for range n {
+		wg.Go(func() {
+			resp, body, err := get(url)
+			if err != nil || resp.StatusCode != http.StatusOK || !strings.HasPrefix(body, "visitor ") {
+				t.Errorf("%v: %q", err, body)
+			}
+		})
+	}
+	wg.Wait()
+	if b, err := os.ReadFile(path); err != nil || string(b) != fmt.Sprintln(n) {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
+func TestALockedFileIsBusy(t *testing.T) {
+	url, path, _ := start(t, 50*time.Millisecond)
+	l, err := flockctx.TryLock(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	resp, body, err := get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") != "1" {
+		t.Errorf("%v: %q, %v", resp.Status, body, resp.Header)
+	}
+	if err := l.Unlock(); err != nil {
+		t.Fatal(err)
+	}
+	if resp, body, err := get(url); err != nil || resp.StatusCode != http.StatusOK || body != "visitor 1\n" {
+		t.Errorf("after Unlock: %v %q", err, body)
+	}
+}
+
+func TestAClientThatGoesAwayStopsWaiting(t *testing.T) {
+	url, path, logged := start(t, time.Hour)
+	l, err := flockctx.TryLock(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, "GET", url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp, err := http.DefaultClient.Do(req); err == nil {
+		resp.Body.Close()
+		t.Fatalf("answered with %v beside the holder", resp.Status)
+	}
+	select {
+	case line := <-logged:
+		if !strings.HasPrefix(line, "the client went away: ") || !strings.Contains(line, path) {
+			t.Error(line)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatal("the handler still waits for the lock")
+	}
+}
+
+func TestServeEnds(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- serve(ctx, ln, http.NotFoundHandler()) }()
+	if resp, _, err := get("http://" + ln.Addr().String()); err != nil || resp.StatusCode != http.StatusNotFound {
+		t.Error(err)
+	}
+	http.DefaultClient.CloseIdleConnections()
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,65 @@
+// Singleton runs once at a time for each user: a second one says who runs already,
+// and ends. There is no stale lock file after a crash, since what counts is the lock
+// and not the file.
+//
+//	go run ./examples/singleton    # in two terminals
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+
+	"github.com/flockctx/flockctx"
+)
+
+func main() {
+	log.SetFlags(0)
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		log.Fatal(err)
+	}
+	l, err := only(filepath.Join(dir, "flockctx-singleton.pid"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer l.Close()
+
+	fmt.Printf("pid %d runs; end it with Ctrl-C\n", os.Getpid())
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	<-ctx.Done()
+}
+
+// only returns the lock that makes this process the only one, and writes its pid
+// into the file. Where another process has it, the error names that.
+func only(path string) (*flockctx.Flock, error) {
+	l, err := flockctx.TryLock(path, nil)
+	if errors.Is(err, flockctx.ErrLocked) {
+		pid, rerr := os.ReadFile(path)
+		if who := strings.TrimSpace(string(pid)); rerr == nil && who != "" {
+			return nil, fmt.Errorf("runs already, as pid %s: %w", who, err)
+		}
+		return nil, fmt.Errorf("runs already: %w", err) // and has just begun
+	}
+	if err != nil {
+		return nil, err
+	}
+	f := l.File()
+	if err := f.Truncate(0); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	if _, err := io.WriteString(f, fmt.Sprintln(os.Getpid())); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}

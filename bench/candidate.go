@@ -33,6 +33,7 @@ type candidate struct {
 	shared  bool // it can lock shared
 	cancels bool // Lock returns when its context ends
 	threads bool // each waiter takes a thread
+	keeps   bool // open keeps the file open between locks: compared with oursKept, the others with ours
 
 	open func(path string, shared bool) (handle, error)
 
@@ -78,14 +79,14 @@ var candidates = []*candidate{
 	},
 	{
 		name: oursKept, how: "New once, then Lock(ctx) and Unlock on the handle, which verifies the path each time",
-		shared: true, cancels: true,
+		shared: true, cancels: true, keeps: true,
 		open: func(path string, shared bool) (handle, error) {
 			return flockctx.New(path, options(shared, flockctx.WaitAuto)), nil
 		},
 	},
 	{
 		name: oursPoll, how: "as kept, with WaitPoll: polls after 1 ms, doubling to 100 ms",
-		shared: true, cancels: true,
+		shared: true, cancels: true, keeps: true,
 		open: func(path string, shared bool) (handle, error) {
 			return flockctx.New(path, options(shared, flockctx.WaitPoll)), nil
 		},
@@ -115,7 +116,7 @@ var candidates = []*candidate{
 	},
 	{
 		name: fmutex, how: "alexflint/go-filemutex: Lock and Unlock on an open file; by path New and Close around them; no context",
-		shared: true, threads: true,
+		shared: true, threads: true, keeps: true,
 		open: func(path string, shared bool) (handle, error) {
 			m, err := filemutex.New(path)
 			return &filemutexHandle{m, shared}, err
@@ -144,7 +145,7 @@ var candidates = []*candidate{
 	},
 	{
 		name: bare, how: "the floor: flock(2), called from Go without anything around it; by path open, flock, close",
-		shared: true, threads: true,
+		shared: true, threads: true, keeps: true,
 		open: func(path string, shared bool) (handle, error) {
 			return openBare(path, shared, false)
 		},
@@ -161,12 +162,12 @@ var candidates = []*candidate{
 	},
 	{
 		name: bareStat, how: "the floor of a lock that verifies its path: flock, stat and flock, from Go",
-		shared: true, threads: true,
+		shared: true, threads: true, keeps: true,
 		open: func(path string, shared bool) (handle, error) {
 			return openBare(path, shared, true)
 		},
 	},
-	{name: bareC, how: "the same system calls in C, optimized", shared: true, threads: true},
+	{name: bareC, how: "the same system calls in C, optimized", shared: true, threads: true, keeps: true},
 }
 
 func find(name string) *candidate {

@@ -176,7 +176,7 @@ func (b *bench) goroutines() error {
 	}
 	for _, n := range sizes {
 		for _, hold := range holds {
-			rounds, length := pick(b, 3, 2, 1), pick(b, 400*time.Millisecond, 500*time.Millisecond, 50*time.Millisecond)
+			rounds, length := pick(b, 3, 2, 1), pick(b, 250*time.Millisecond, 250*time.Millisecond, 50*time.Millisecond)
 			if n == 256 && !b.smoke {
 				length *= 3 // the longest wait needs its time
 			}
@@ -220,9 +220,9 @@ func (b *bench) foreign() error {
 		cands = b.wants(ours, oursKept, gofrs10, bare)
 	}
 	us := time.Microsecond
-	sizes := pick(b, []int{1, 16, 64, 256}, []int{64}, []int{4})
+	sizes := pick(b, []int{1, 64, 256}, []int{64}, []int{4})
 	holds := pick(b, []time.Duration{0, 100 * us}, []time.Duration{0, 100 * us}, []time.Duration{0})
-	rounds, length := pick(b, 3, 1, 1), pick(b, 2*time.Second, 2*time.Second, 50*time.Millisecond)
+	rounds, length := pick(b, 2, 1, 1), pick(b, 2*time.Second, 2*time.Second, 50*time.Millisecond)
 	for _, n := range sizes {
 		if n != 64 && !b.smoke {
 			length = time.Second

@@ -106,9 +106,12 @@ func handoverJob(j *job) (any, error) {
 }
 
 func (b *bench) handover() error {
-	rounds, length := pick(b, 8, 4, 1), pick(b, 500*time.Millisecond, 250*time.Millisecond, 30*time.Millisecond)
+	rounds, length := pick(b, 5, 3, 1), pick(b, 500*time.Millisecond, 200*time.Millisecond, 30*time.Millisecond)
 	cands := b.wants(oursKept, ours, oursPoll, gofrs1, gofrs10, gofrsBlk, locked, fmutex, fsl, bare, bareC)
-	sizes := pick(b, []int{2, 4, 16}, []int{2, 4, 16}, []int{2})
+	if b.quick && b.only == nil {
+		cands = b.wants(oursKept, ours, gofrs1, gofrs10, fmutex, bare, bareC)
+	}
+	sizes := pick(b, []int{2, 4, 16}, []int{2, 16}, []int{2})
 	for _, n := range sizes {
 		kase := fmt.Sprintf("%d processes", n)
 		all := make(map[string]*histogram)

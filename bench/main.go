@@ -36,6 +36,7 @@ var scenarios = []scenario{
 	cancelScenario,
 	goroutinesScenario,
 	foreignScenario,
+	readwriteScenario,
 	waitersScenario,
 }
 

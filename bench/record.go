@@ -20,6 +20,7 @@ type record struct {
 	Notes             []string
 	Scenarios         []string
 	Cells             []*cell
+	Quantiles         []float64 // of every curve
 	Curves            []curve
 }
 
@@ -30,14 +31,14 @@ type cell struct {
 	Rounds                             []float64
 }
 
-// A curve is a distribution over all rounds: the values at curveQuantiles.
+// A curve is a distribution over all rounds: the values at the record's quantiles.
 type curve struct {
 	Scenario, Case, Cand string
 	N                    int64
 	Values               []float64
 }
 
-// curveQuantiles are the quantiles of a curve: dense at its end, which is at issue.
+// curveQuantiles are dense at the end, which is at issue.
 var curveQuantiles = func() (q []float64) {
 	for i := 1; i < 50; i++ {
 		q = append(q, float64(i)/50)
@@ -49,7 +50,7 @@ var curveQuantiles = func() (q []float64) {
 }()
 
 func newRecord() *record {
-	return &record{Started: time.Now(), Machine: machine()}
+	return &record{Started: time.Now(), Machine: machine(), Quantiles: curveQuantiles}
 }
 
 func (r *record) note(format string, args ...any) {

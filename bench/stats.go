@@ -135,6 +135,9 @@ func (r ratio) markdown(greaterIsBetter bool) string {
 	if greaterIsBetter && r.mid < 0.95 || !greaterIsBetter && r.mid > 1.05 {
 		mid = "**" + mid + "**"
 	}
+	if short(r.min) == short(r.max) {
+		return mid
+	}
 	return fmt.Sprintf("%s (%s–%s)", mid, short(r.min), short(r.max))
 }
 
@@ -192,6 +195,9 @@ func format(v float64, unit string) string {
 	case "%":
 		return short(v) + " %"
 	case "":
+		if v == math.Trunc(v) && math.Abs(v) < 1e6 {
+			return fmt.Sprintf("%.0f", v)
+		}
 		return short(v)
 	}
 	return short(v) + " " + unit

@@ -113,7 +113,7 @@ func (b *bench) waiters() error {
 	if b.quick && b.only == nil {
 		cands = b.wants(ours, gofrs10, bare)
 	}
-	rounds, length := pick(b, 2, 1, 1), pick(b, 3*time.Second, 3*time.Second, 50*time.Millisecond)
+	length := pick(b, 3*time.Second, 3*time.Second, 50*time.Millisecond)
 	for _, s := range sizes {
 		if s.files > 1 && !b.smoke {
 			length = pick(b, 2*time.Second, 2*time.Second, 0)
@@ -131,12 +131,12 @@ func (b *bench) waiters() error {
 		if err != nil {
 			return err
 		}
-		for range rounds {
+		for range pick(b, map[bool]int{true: 2, false: 1}[s.files == 1], 1, 1) {
 			for _, c := range cands {
 				if c.threads && s.waiters > 1000 {
 					continue
 				}
-				settle := pick(b, time.Second, time.Second, 100*time.Millisecond) + time.Duration(s.waiters)*100*time.Microsecond
+				settle := pick(b, 700*time.Millisecond, 700*time.Millisecond, 100*time.Millisecond) + time.Duration(s.waiters)*100*time.Microsecond
 				r, err := run[waitersResult](job{Do: "waiters", Cand: c.name, Path: path, N: s.waiters, Files: s.files, For: length, Pause: settle})
 				if err != nil {
 					return err

@@ -4,9 +4,11 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"runtime"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"time"
 
@@ -40,11 +42,8 @@ type curve struct {
 
 // curveQuantiles are dense at the end, which is at issue.
 var curveQuantiles = func() (q []float64) {
-	for i := 1; i < 50; i++ {
-		q = append(q, float64(i)/50)
-	}
-	for d := 0.01; d > 1e-6; d /= 2 {
-		q = append(q, 1-d)
+	for i := range 6 * 12 {
+		q = append(q, 1-math.Pow(10, -float64(i)/12))
 	}
 	return append(q, 1)
 }()
@@ -72,7 +71,16 @@ func (r *record) add(scenario, kase, cand, metric, unit string, v float64) {
 		c = &cell{Scenario: scenario, Case: kase, Cand: cand, Metric: metric, Unit: unit}
 		r.Cells = append(r.Cells, c)
 	}
-	c.Rounds = append(c.Rounds, v)
+	c.Rounds = append(c.Rounds, digits(v, 5))
+}
+
+// digits rounds v to n of them, for a file of legible size.
+func digits(v float64, n int) float64 {
+	r, err := strconv.ParseFloat(strconv.FormatFloat(v, 'g', n, 64), 64)
+	if err != nil {
+		return v
+	}
+	return r
 }
 
 func (r *record) curve(scenario, kase, cand string, h *histogram) {
@@ -81,7 +89,7 @@ func (r *record) curve(scenario, kase, cand string, h *histogram) {
 	}
 	c := curve{Scenario: scenario, Case: kase, Cand: cand, N: h.N}
 	for _, q := range curveQuantiles {
-		c.Values = append(c.Values, h.quantile(q))
+		c.Values = append(c.Values, digits(h.quantile(q), 3))
 	}
 	r.Curves = append(r.Curves, c)
 }

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -89,6 +90,10 @@ func (l look) style() draw.LineStyle {
 type figure struct {
 	panels [][]*plot.Plot
 	used   map[string]bool // candidates
+
+	// caption says what the axes are: labels at logarithmic axes would be taken
+	// to overhang by plot.Align.
+	caption string
 }
 
 func main() {
@@ -140,13 +145,12 @@ func run(dir string) error {
 
 // distributions draws for each case which share of grants took longer than a time.
 func (r *record) distributions(scenario, verb string, cases []string, columns int) *figure {
-	f := &figure{used: make(map[string]bool)}
+	f := &figure{used: make(map[string]bool), caption: "vertical: share of grants that " + verb + " longer than the time below"}
 	var row []*plot.Plot
 	for _, kase := range cases {
 		p := newPlot(kase)
 		p.X.Scale, p.Y.Scale = plot.LogScale{}, plot.LogScale{}
 		p.X.Tick.Marker, p.Y.Tick.Marker = decades{duration}, decades{share}
-		p.X.Label.Text, p.Y.Label.Text = "time", "share that "+verb+" longer"
 		found := false
 		for _, l := range looks {
 			for _, c := range r.Curves {
@@ -199,13 +203,12 @@ func (f *figure) with(row []*plot.Plot, columns int) *figure {
 
 // growth draws metrics against the number in the names of cases.
 func (r *record) growth(scenario, pattern, label string, metrics ...string) *figure {
-	f := &figure{used: make(map[string]bool)}
+	f := &figure{used: make(map[string]bool), caption: "horizontal: " + label}
 	var row []*plot.Plot
 	for _, metric := range metrics {
 		p := newPlot(metric)
 		p.X.Scale, p.Y.Scale = plot.LogScale{}, plot.LogScale{}
 		p.X.Tick.Marker = decades{count}
-		p.X.Label.Text = label
 		for _, l := range looks {
 			var pts plotter.XYs
 			for _, c := range r.Cells {
@@ -235,15 +238,17 @@ func (r *record) growth(scenario, pattern, label string, metrics ...string) *fig
 
 // throughput draws throughput and longest wait against the number of goroutines.
 func (r *record) throughput() *figure {
-	f := &figure{used: make(map[string]bool)}
+	f := &figure{used: make(map[string]bool), caption: "horizontal: goroutines of one process that lock one file"}
 	holds := []string{"0s", "100µs"}
 	for _, metric := range []string{"throughput", "longest wait"} {
 		var row []*plot.Plot
 		for _, hold := range holds {
 			p := newPlot(metric + ", hold " + hold)
-			p.X.Scale, p.Y.Scale = plot.LogScale{}, plot.LogScale{}
+			p.X.Scale = plot.LogScale{}
+			if metric != "throughput" {
+				p.Y.Scale = plot.LogScale{}
+			}
 			p.X.Tick.Marker = decades{count}
-			p.X.Label.Text = "goroutines"
 			found := false
 			for _, l := range looks {
 				var pts plotter.XYs
@@ -254,6 +259,9 @@ func (r *record) throughput() *figure {
 					}
 					fmt.Sscanf(c.Case, "%d goroutines", &n)
 					p.Y.Tick.Marker = decades{unit(c.Unit)}
+					if metric == "throughput" {
+						p.Y.Min, p.Y.Tick.Marker = 0, linear{unit(c.Unit)}
+					}
 					if y := median(c.Rounds); y > 0 {
 						pts = append(pts, plotter.XY{X: float64(n), Y: y})
 					}
@@ -276,7 +284,7 @@ func (r *record) throughput() *figure {
 
 // bars draws the uncontended costs as ratios to the bare system calls.
 func (r *record) bars() *figure {
-	f := &figure{used: make(map[string]bool)}
+	f := &figure{used: make(map[string]bool), caption: "time to lock and release, as a multiple of that of flock(2) Go"}
 	var row []*plot.Plot
 	for _, way := range []string{"by path", "kept"} {
 		times := make(map[string]float64)
@@ -291,7 +299,6 @@ func (r *record) bars() *figure {
 			continue
 		}
 		p := newPlot(where)
-		p.X.Label.Text = "cost, as a multiple of flock(2) Go"
 		var names []string
 		for _, l := range slices.Backward(looks) {
 			t, ok := times[l.name]
@@ -314,10 +321,10 @@ func (r *record) bars() *figure {
 			labels.TextStyle[0].YAlign = draw.YCenter
 			labels.TextStyle[0].Font.Size = 9
 			p.Add(labels)
-			names = append(names, l.name)
+			names = append(names, l.name+"  ")
 			p.X.Max = max(p.X.Max, 1.15*ratio)
 		}
-		p.X.Min = 0
+		p.X.Min, p.X.Tick.Marker = 0, linear{trim}
 		p.NominalY(names...)
 		p.Y.Tick.Length = 0
 		row = append(row, p)
@@ -376,17 +383,21 @@ func (f *figure) line(p *plot.Plot, cand string, pts plotter.XYs, dots bool) {
 }
 
 func (f *figure) save(name string) error {
-	const width, height = 250, 220
+	const width, height = 275, 215
 	legendWidth := vg.Length(130)
 	if len(f.used) == 0 {
 		legendWidth = 0
 	}
+	const captionHeight = 18
 	rows, columns := len(f.panels), len(f.panels[0])
-	w, h := vg.Length(columns)*width+legendWidth, vg.Length(rows)*height
+	w, h := vg.Length(columns)*width+legendWidth, vg.Length(rows)*height+captionHeight
 	canvas := vgsvg.New(w, h)
 	all := draw.New(canvas)
 	all.FillPolygon(color.White, []vg.Point{{X: 0, Y: 0}, {X: w, Y: 0}, {X: w, Y: h}, {X: 0, Y: h}})
-	area := draw.Crop(all, 6, -legendWidth-6, 4, -6)
+	area := draw.Crop(all, 6, -legendWidth-6, captionHeight+4, -6)
+	style := plot.New().Title.TextStyle
+	style.Font.Size, style.XAlign, style.YAlign = 9.5, draw.XCenter, draw.YBottom
+	all.FillText(style, vg.Point{X: (w - legendWidth) / 2, Y: 6}, f.caption)
 	tiles := draw.Tiles{Rows: rows, Cols: columns, PadX: 14, PadY: 12}
 	for j, row := range plot.Align(f.panels, tiles, area) {
 		for i, c := range row {
@@ -408,15 +419,13 @@ func (f *figure) save(name string) error {
 		}
 		legend.Draw(draw.Crop(all, w-legendWidth, 0, 0, -24))
 	}
-	file, err := os.Create(name)
-	if err != nil {
+	var svg bytes.Buffer
+	if _, err := canvas.WriteTo(&svg); err != nil {
 		return err
 	}
-	if _, err := canvas.WriteTo(file); err != nil {
-		file.Close()
-		return err
-	}
-	return file.Close()
+	// Where the font is missing, one of the same widths.
+	text := strings.ReplaceAll(svg.String(), "font-family:Liberation Sans", "font-family:Liberation Sans,Arial,Helvetica")
+	return os.WriteFile(name, []byte(text), 0o644)
 }
 
 // decades are ticks at powers of ten.
@@ -425,12 +434,33 @@ type decades struct{ format func(float64) string }
 func (d decades) Ticks(lo, hi float64) (t []plot.Tick) {
 	first, last := math.Floor(math.Log10(lo)), math.Ceil(math.Log10(hi))
 	for e := first; e <= last; e++ {
-		v := math.Pow(10, e)
-		t = append(t, plot.Tick{Value: v, Label: d.format(v)})
-		if last-first < 2 { // so few that they say little
-			for _, m := range []float64{2, 5} {
-				t = append(t, plot.Tick{Value: m * v, Label: d.format(m * v)})
+		for m := 1.0; m < 10; m++ {
+			v := m * math.Pow(10, e)
+			if v < 0.999*lo || v > 1.001*hi {
+				continue
 			}
+			tick := plot.Tick{Value: v}
+			switch {
+			case m == 1 && (last-first <= 5 || int(e)%2 == 0), // all, or every other one, is legible
+				last-first < 3 && (m == 2 || m == 5):
+				tick.Label = d.format(v)
+			case m > 1 && last-first > 3:
+				continue
+			}
+			t = append(t, tick)
+		}
+	}
+	return t
+}
+
+// linear are the usual ticks, in a unit.
+type linear struct{ format func(float64) string }
+
+func (l linear) Ticks(lo, hi float64) []plot.Tick {
+	t := plot.DefaultTicks{}.Ticks(lo, hi)
+	for i := range t {
+		if t[i].Label != "" {
+			t[i].Label = l.format(t[i].Value)
 		}
 	}
 	return t

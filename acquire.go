@@ -149,8 +149,11 @@ func (l *Flock) acquire(a *attempt, m Mode) (err error) {
 	opened := l.fresh
 	l.fresh = false
 	if l.desc.file == nil && l.q == nil {
-		if err := l.open(a); err != nil {
-			return err
+		flag, perm := l.opts.openArgs()
+		if l.desc, err = sysOpen(l.path, flag, perm); err != nil {
+			if err := l.openAfter(a, err); err != nil {
+				return err
+			}
 		}
 		opened = true
 	}
@@ -196,7 +199,7 @@ func (l *Flock) acquire(a *attempt, m Mode) (err error) {
 		q.shard.released.Load()
 		id := l.desc.id
 		if !l.borrowed {
-			id, err = sysIdentify(0, l.path)
+			id, err = identifyPath(l.path)
 		}
 		if err = l.accept(a, opened, id, err); err == nil {
 			return nil
@@ -264,20 +267,6 @@ func (l *Flock) stale(id fileID, err error) error {
 	return pathError("stat", l.path, err)
 }
 
-// open opens the file.
-func (l *Flock) open(a *attempt) error {
-	flag, perm := os.O_RDWR, fs.FileMode(0)
-	if l.opts.Flag != 0 {
-		flag, perm = l.opts.openFlag(), l.opts.Perm
-	}
-	d, err := sysOpen(l.path, flag, perm)
-	if err == nil {
-		l.desc = d
-		return nil
-	}
-	return l.openAfter(a, err)
-}
-
 // openAfter opens the file after a first try ended in err.
 func (l *Flock) openAfter(a *attempt, err error) error {
 	var d descriptor
@@ -295,10 +284,9 @@ func (l *Flock) openAfter(a *attempt, err error) error {
 			if err := b.sleep(a.ctx, l.closedChan()); err != nil {
 				return err
 			}
-			if l.opts.Flag != 0 {
-				d, err = sysOpen(l.path, l.opts.openFlag(), l.opts.Perm)
-			} else {
-				d, err = sysOpen(l.path, os.O_RDWR, 0)
+			flag, perm := l.opts.openArgs()
+			d, err = sysOpen(l.path, flag, perm)
+			if err != nil && l.opts.Flag == 0 {
 				d, err = openDefault(l.path, l.opts.Perm, err)
 			}
 		}

@@ -188,5 +188,10 @@ func (o *Options) check() error {
 	return nil
 }
 
-// openFlag returns the flag to open the file with: all but O_TRUNC.
-func (o *Options) openFlag() int { return o.Flag &^ os.O_TRUNC }
+// openArgs returns with what to open the file first: with all but O_TRUNC.
+func (o *Options) openArgs() (flag int, perm fs.FileMode) {
+	if o.Flag == 0 {
+		return os.O_RDWR, 0
+	}
+	return o.Flag &^ os.O_TRUNC, o.Perm
+}

@@ -64,8 +64,11 @@ func lockAll(a *attempt, paths []string, opts *Options) (s *Set, err error) {
 		if l.opts.invalid != nil {
 			return s, pathError("lock", path, l.opts.invalid)
 		}
-		if err := l.open(a); err != nil {
-			return s, l.failure("open", l.mode, a, err)
+		flag, perm := l.opts.openArgs()
+		if l.desc, err = sysOpen(path, flag, perm); err != nil {
+			if err = l.openAfter(a, err); err != nil {
+				return s, l.failure("open", l.mode, a, err)
+			}
 		}
 		l.q = join(queueKey{l.desc.id, l.opts.Mechanism, l.opts.Start, l.opts.Length})
 		l.q.mu.Unlock()

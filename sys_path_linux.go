@@ -30,20 +30,21 @@ func openPath(path string, flag int, mode uint32) (int, error) {
 	return int(fd), nil
 }
 
-// statPath is unix.Stat.
-func statPath(path string, st *unix.Stat_t) error {
+// identifyPath is sysIdentify for a path.
+func identifyPath(path string) (fileID, error) {
 	var buf [maxStackPath]byte
 	if len(path) >= len(buf) || strings.IndexByte(path, 0) >= 0 {
-		return unix.Stat(path, st)
+		return sysIdentify(0, path)
 	}
 	copy(buf[:], path)
 	dir := unix.AT_FDCWD
+	var st unix.Stat_t
 	_, _, errno := unix.Syscall6(unix.SYS_NEWFSTATAT, uintptr(dir), uintptr(unsafe.Pointer(&buf[0])),
-		uintptr(unsafe.Pointer(st)), 0, 0, 0)
+		uintptr(unsafe.Pointer(&st)), 0, 0, 0)
 	if errno != 0 {
-		return errno
+		return sysIdentify(0, path)
 	}
-	return nil
+	return identity(&st)
 }
 
 // fstat and flock are those of package unix, made to be inlined.

@@ -6,7 +6,7 @@ import "golang.org/x/sys/unix"
 
 func openPath(path string, flag int, mode uint32) (int, error) { return unix.Open(path, flag, mode) }
 
-func statPath(path string, st *unix.Stat_t) error { return unix.Stat(path, st) }
+func identifyPath(path string) (fileID, error) { return sysIdentify(0, path) }
 
 func fstat(fd uintptr, st *unix.Stat_t) error { return unix.Fstat(int(fd), st) }
 

@@ -70,7 +70,7 @@ func sysIdentify(fd uintptr, path string) (fileID, error) {
 		if path == "" {
 			err = fstat(fd, &st)
 		} else {
-			err = statPath(path, &st)
+			err = unix.Stat(path, &st)
 		}
 		if err != unix.EINTR {
 			break
@@ -79,6 +79,10 @@ func sysIdentify(fd uintptr, path string) (fileID, error) {
 	if err != nil {
 		return fileID{}, err
 	}
+	return identity(&st)
+}
+
+func identity(st *unix.Stat_t) (fileID, error) {
 	if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFREG && kind != unix.S_IFDIR {
 		return fileID{}, unsupported("is a %s; only files and directories can be locked", kindName(uint32(kind)))
 	}

@@ -25,3 +25,5 @@ func sysClose(fd uintptr) error { return errPlatform }
 func sysIdentify(fd uintptr, path string) (fileID, error) { return fileID{}, errPlatform }
 
 func sysLock(fd uintptr, r request) error { return errPlatform }
+
+func identifyPath(path string) (fileID, error) { return sysIdentify(0, path) }

@@ -209,3 +209,5 @@ func lockError(err error) error {
 	}
 	return err
 }
+
+func identifyPath(path string) (fileID, error) { return sysIdentify(0, path) }

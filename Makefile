@@ -4,9 +4,11 @@ test:
 	@scripts/test
 
 # `make bench` measures flockctx beside its peers, in about 10 minutes, and writes
-# bench/results/. `make bench QUICK=1` takes about 2 and prints the tables only.
+# tables and pictures to bench/results/. `make bench QUICK=1` takes about one, and
+# writes to bench/quick/.
 bench:
-	cd bench && $(if $(QUICK),go run . -quick,go run . -out results)
+	cd bench && go run . $(if $(QUICK),-quick -out quick,-out results)
+	cd bench && go run ./plot -dir $(if $(QUICK),quick,results)
 
 # `make stress` locks under faults for SECONDS seconds, drawn from SEED. What fails
 # says how to repeat it.

@@ -169,14 +169,14 @@ const maxThreads = 256
 func (b *bench) goroutines() error {
 	cands := b.wants(ours, oursKept, gofrs1, gofrs10, gofrsBlk, locked, fmutex, fsl, bare)
 	us := time.Microsecond
-	sizes := pick(b, []int{1, 16, 256, 4096}, []int{16, 256}, []int{4})
-	holds := pick(b, []time.Duration{0, 10 * us, 100 * us, 1000 * us}, []time.Duration{0, 100 * us}, []time.Duration{10 * us})
+	sizes := pick(b, []int{1, 16, 256, 4096}, []int{16, 256}, []int{4, 16})
+	holds := pick(b, []time.Duration{0, 10 * us, 100 * us, 1000 * us}, []time.Duration{0, 100 * us}, []time.Duration{0, 100 * us})
 	if b.quick && b.only == nil {
 		cands = b.wants(ours, oursKept, gofrs10, fmutex, bare)
 	}
 	for _, n := range sizes {
 		for _, hold := range holds {
-			rounds, length := pick(b, 3, 2, 1), pick(b, 250*time.Millisecond, 250*time.Millisecond, 50*time.Millisecond)
+			rounds, length := pick(b, 3, 2, 1), pick(b, 250*time.Millisecond, 250*time.Millisecond, 20*time.Millisecond)
 			if n == 256 && !b.smoke {
 				length *= 3 // the longest wait needs its time
 			}
@@ -220,7 +220,7 @@ func (b *bench) foreign() error {
 		cands = b.wants(ours, oursKept, gofrs10, bare)
 	}
 	us := time.Microsecond
-	sizes := pick(b, []int{1, 64, 256}, []int{64}, []int{4})
+	sizes := pick(b, []int{1, 64, 256}, []int{64}, []int{64})
 	holds := pick(b, []time.Duration{0, 100 * us}, []time.Duration{0, 100 * us}, []time.Duration{0})
 	rounds, length := pick(b, 2, 1, 1), pick(b, 2*time.Second, 2*time.Second, 50*time.Millisecond)
 	for _, n := range sizes {

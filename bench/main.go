@@ -68,8 +68,16 @@ func main() {
 	quick := flag.Bool("quick", false, "measure for about a minute in all instead of ten")
 	smoke := flag.Bool("smoke", false, "run everything once, for so short that the figures mean nothing")
 	out := flag.String("out", "", "write README.md and data.json into this `directory`")
+	again := flag.String("rewrite", "", "measure nothing: write README.md in this `directory` anew from its data.json")
 	dir := flag.String("dir", "", "lock files below this `directory`; default: a temporary one on a disk")
 	flag.Parse()
+	if *again != "" {
+		if err := rewrite(*again); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if err := measure(*pick, *only, *quick || *smoke, *smoke, *dir, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
@@ -105,7 +113,7 @@ func measure(pick, only string, quick, smoke bool, dir, out string) error {
 		fmt.Fprintf(os.Stderr, " %.0f s\n", time.Since(start).Seconds())
 		b.Scenarios = append(b.Scenarios, s.name)
 	}
-	b.Finished = time.Now()
+	b.Finished, b.Load = time.Now(), load()
 	if out != "" {
 		return b.save(out)
 	}

@@ -25,7 +25,7 @@ func (b *bench) readwrite() error {
 		cands = b.wants(ours, oursKept, gofrs10, fmutex, bare)
 	}
 	rounds, length := pick(b, 3, 1, 1), pick(b, 600*time.Millisecond, 500*time.Millisecond, 50*time.Millisecond)
-	for _, processes := range pick(b, []int{1, 4}, []int{1, 4}, []int{2}) {
+	for _, processes := range pick(b, []int{1, 4}, []int{1, 4}, []int{1}) {
 		for _, read := range []int{99, 50} {
 			n := 64 / processes
 			kase := fmt.Sprintf("%d:%d, %d processes with %d goroutines each", read, 100-read, processes, n)

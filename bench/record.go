@@ -19,6 +19,7 @@ import (
 type record struct {
 	Started, Finished time.Time
 	Machine           []string
+	Load              string // average at the end
 	Notes             []string
 	Scenarios         []string
 	Cells             []*cell

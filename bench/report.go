@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,26 +15,28 @@ import (
 )
 
 // write writes the report in Markdown.
-func (b *bench) write(w io.Writer) error {
+func (r *record) write(w io.Writer) error {
 	out := bufio.NewWriter(w)
 	fmt.Fprintf(out, "# flockctx beside its peers\n\n")
-	fmt.Fprintf(out, "Measured on %s, in %.0f minutes:\n\n", b.Started.UTC().Format("2 January 2006, 15:04 UTC"), b.Finished.Sub(b.Started).Minutes())
-	for _, line := range b.Machine {
+	fmt.Fprintf(out, "Measured on %s, in %.0f minutes:\n\n", r.Started.UTC().Format("2 January 2006, 15:04 UTC"), r.Finished.Sub(r.Started).Minutes())
+	for _, line := range r.Machine {
 		fmt.Fprintf(out, "- %s\n", line)
 	}
-	fmt.Fprintf(out, "- load average at the end %s\n", load())
-	for _, line := range b.Notes {
+	fmt.Fprintf(out, "- load average at the end %s\n", r.Load)
+	for _, line := range r.Notes {
 		fmt.Fprintf(out, "- %s\n", line)
 	}
 	fmt.Fprintf(out, "\nEach cell has the median over all rounds and flockctx's value divided by the candidate's (in a way of use that keeps the file open: that of flockctx kept): "+
 		"the median of the ratios within each round and, in brackets, the least and the greatest of them. **Bold** where flockctx is worse by more than 5 %%.\n")
-	b.writeTargets(out)
-	for _, name := range b.Scenarios {
+	r.writeSummary(out)
+	r.writeTargets(out)
+	for _, name := range r.Scenarios {
 		i := slices.IndexFunc(scenarios, func(s scenario) bool { return s.name == name })
 		s := scenarios[i]
 		fmt.Fprintf(out, "\n## %s\n\n%s\n", s.title, s.about)
-		for _, kase := range b.cases(name) {
-			b.writeTable(out, name, kase)
+		r.writeLosses(out, name)
+		for _, kase := range r.cases(name) {
+			r.writeTable(out, name, kase)
 		}
 	}
 	fmt.Fprintf(out, "\n## Candidates\n\n| name | what it does |\n|---|---|\n")
@@ -82,18 +85,86 @@ func (r *record) writeTable(out io.Writer, scenario, kase string) {
 				continue
 			}
 			text := format(median(c.Rounds), c.Unit)
-			// Like with like: who keeps the file open is compared with who does.
-			reference := ours
-			if find(cand).keeps && cand != oursKept && slices.Contains(cands, oursKept) || !slices.Contains(cands, ours) {
-				reference = oursKept
-			}
-			if ref := r.find(scenario, kase, reference, m); ref != nil && cand != reference {
-				q := ratioOf(ref.Rounds, c.Rounds)
-				text += " · " + q.markdown(better[m])
+			if ref := r.reference(c); ref != nil {
+				text += " · " + ratioOf(ref.Rounds, c.Rounds).markdown(better[m])
 			}
 			fmt.Fprintf(out, " %s |", text)
 		}
 		fmt.Fprintln(out)
+	}
+}
+
+// reference returns the cell of flockctx that c is compared with, or nil. Like with like:
+// who keeps the file open is compared with who does.
+func (r *record) reference(c *cell) *cell {
+	byPath, kept := r.find(c.Scenario, c.Case, ours, c.Metric), r.find(c.Scenario, c.Case, oursKept, c.Metric)
+	ref := byPath
+	if byPath == nil || kept != nil && find(c.Cand).keeps && c.Cand != oursKept {
+		ref = kept
+	}
+	if ref == c {
+		return nil
+	}
+	return ref
+}
+
+// writeLosses says by how much which candidates are better than flockctx.
+func (r *record) writeLosses(out io.Writer, scenario string) {
+	type loss struct {
+		cases    int
+		min, max float64
+	}
+	losses := make(map[[2]string]*loss)
+	of := make(map[[2]string]int)
+	var metrics []string
+	for _, c := range r.Cells {
+		if c.Scenario != scenario || strings.HasPrefix(c.Cand, ours) {
+			continue
+		}
+		ref := r.reference(c)
+		if ref == nil {
+			continue
+		}
+		q := ratioOf(ref.Rounds, c.Rounds).mid
+		if better[c.Metric] {
+			q = 1 / q
+		}
+		key := [2]string{c.Metric, c.Cand}
+		of[key]++
+		if !(q > 1.05) || math.IsInf(q, 0) {
+			continue
+		}
+		if !slices.Contains(metrics, c.Metric) {
+			metrics = append(metrics, c.Metric)
+		}
+		l := losses[key]
+		if l == nil {
+			l = &loss{0, q, q}
+			losses[key] = l
+		}
+		l.cases++
+		l.min, l.max = min(l.min, q), max(l.max, q)
+	}
+	if len(metrics) == 0 {
+		fmt.Fprintf(out, "\nNo candidate is better here than flockctx by more than 5 %%.\n")
+		return
+	}
+	fmt.Fprintf(out, "\nBetter here than flockctx by more than 5 %%, and how many times:\n\n")
+	for _, m := range metrics {
+		var items []string
+		for _, c := range candidates {
+			key := [2]string{m, c.name}
+			l := losses[key]
+			if l == nil {
+				continue
+			}
+			text := short(l.min)
+			if short(l.max) != text {
+				text += "–" + short(l.max)
+			}
+			items = append(items, fmt.Sprintf("%s in %d of %d cases (%s)", c.name, l.cases, of[key], text))
+		}
+		fmt.Fprintf(out, "- %s: %s\n", m, strings.Join(items, ", "))
 	}
 }
 
@@ -109,12 +180,7 @@ func (b *bench) save(dir string) error {
 	if err := os.WriteFile(filepath.Join(dir, "data.json"), append(data, '\n'), 0o644); err != nil {
 		return err
 	}
-	f, err := os.Create(filepath.Join(dir, "README.md"))
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return b.write(f)
+	return b.saveReport(dir)
 }
 
 // A target is what flockctx wants to reach, as a ratio within one run where that is
@@ -130,14 +196,7 @@ type target struct {
 }
 
 func (r *record) targets() []target {
-	disk := ""
-	for _, c := range r.Cells {
-		if name, ok := strings.CutPrefix(c.Case, "by path, exclusive, "); ok {
-			disk = name
-			break
-		}
-	}
-	path, kept := "by path, exclusive, "+disk, "kept, exclusive, "+disk
+	path, kept := r.uncontendedCases()
 	const us, ms = 1e3, 1e6
 	t := []target{
 		{text: "Lock and Close by path / gofrs TryLockContext and Unlock", scenario: "uncontended", kase: path, cand: ours, metric: "lock and release", other: gofrs10, limit: 0.95},
@@ -216,4 +275,27 @@ func (r *record) writeTargets(out io.Writer) {
 		fmt.Fprintf(out, "| %s | %s %s | %s (%s–%s) | %s |\n", t.text, sign, format(t.limit, unit),
 			format(got.mid, unit), format(got.min, unit), format(got.max, unit), verdict)
 	}
+}
+
+// saveReport writes the report into dir.
+func (r *record) saveReport(dir string) error {
+	f, err := os.Create(filepath.Join(dir, "README.md"))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return r.write(f)
+}
+
+// rewrite writes the report in dir anew from the data there.
+func rewrite(dir string) error {
+	text, err := os.ReadFile(filepath.Join(dir, "data.json"))
+	if err != nil {
+		return err
+	}
+	r := new(record)
+	if err := json.Unmarshal(text, r); err != nil {
+		return err
+	}
+	return r.saveReport(dir)
 }

@@ -11,3 +11,5 @@ require (
 )
 
 require github.com/gofrs/flock v0.13.2
+
+require github.com/hanwen/go-fuse/v2 v2.12.1

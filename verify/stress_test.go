@@ -124,7 +124,10 @@ type naming struct {
 
 // runRound runs a round and returns what was wrong.
 func runRound(t *testing.T, p plan, sum *tally, control string) (bad []string) {
-	dir, err := os.MkdirTemp(t.TempDir(), "round")
+	if p.Base == "" {
+		p.Base = t.TempDir()
+	}
+	dir, err := os.MkdirTemp(p.Base, "round")
 	if err != nil {
 		t.Fatal(err)
 	}

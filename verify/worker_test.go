@@ -29,6 +29,7 @@ import (
 type plan struct {
 	Seed       uint64
 	Round      int
+	Base       string // where to work; empty for the test's own directory
 	Dir        string
 	Files      int
 	Procs      int

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -149,8 +150,15 @@ func (l *Flock) acquire(a *attempt, m Mode) (err error) {
 	opened := l.fresh
 	l.fresh = false
 	if l.desc.file == nil && l.q == nil {
+		if opening.Add(1) > maxOpening {
+			if err := l.awaitOpening(a); err != nil {
+				return err
+			}
+		}
 		flag, perm := l.opts.openArgs()
-		if l.desc, err = sysOpen(l.path, flag, perm); err != nil {
+		l.desc, err = sysOpen(l.path, flag, perm)
+		opening.Add(-1)
+		if err != nil {
 			if err := l.openAfter(a, err); err != nil {
 				return err
 			}
@@ -266,6 +274,55 @@ func (l *Flock) stale(id fileID, err error) error {
 	}
 	return pathError("stat", l.path, err)
 }
+
+// When a process has so many descriptors that their table must grow, Linux makes
+// every open(2) wait some 10 ms, and Go's runtime starts a thread, which it keeps,
+// for each goroutine that comes meanwhile: 200 for a burst of 3000. So not more than
+// maxOpening goroutines open at a time; of the others one looks for a place, and the
+// rest wait for it to find one.
+const maxOpening = 32
+
+var (
+	opening  atomic.Int32
+	openTurn = make(chan struct{}, 1)
+)
+
+// awaitOpening waits for a place, for a goroutine that was counted but found none.
+func (l *Flock) awaitOpening(a *attempt) error {
+	opening.Add(-1)
+	a.waits()
+	closed := l.closedChan()
+	select {
+	case openTurn <- struct{}{}:
+	case <-a.ctx.Done():
+		return errEnded
+	case <-closed:
+		return fs.ErrClosed
+	}
+	defer func() { <-openTurn }()
+	if opening.Add(1) <= maxOpening {
+		return nil
+	}
+	timer := time.NewTimer(openProbe)
+	defer timer.Stop()
+	for {
+		opening.Add(-1)
+		select {
+		case <-timer.C:
+		case <-a.ctx.Done():
+			return errEnded
+		case <-closed:
+			return fs.ErrClosed
+		}
+		if opening.Add(1) <= maxOpening {
+			return nil
+		}
+		timer.Reset(openProbe)
+	}
+}
+
+// openProbe is how often one goroutine of the process looks for a place to open.
+const openProbe = 200 * time.Microsecond
 
 // openAfter opens the file after a first try ended in err.
 func (l *Flock) openAfter(a *attempt, err error) error {
@@ -478,13 +535,26 @@ func (l *Flock) waitForeign(a *attempt, m Mode) (inside bool, err error) {
 
 // await waits for another process, in the kernel or by polling.
 func (l *Flock) await(a *attempt, m Mode) error {
-	block := l.opts.Wait == WaitBlock || l.opts.Wait == WaitAuto && l.desc.isLocal()
-	if l.opts.Wait == WaitBlock && !canBlock() {
-		return unsupported("this system cannot interrupt a wait in the kernel")
+	var block bool
+	switch l.opts.Wait {
+	case WaitAuto:
+		q := l.q // the one who waits for its process, so alone with q.local
+		if q.local == unknown {
+			q.local = remote
+			if l.desc.isLocal() {
+				q.local = local
+			}
+		}
+		block = q.local == local
+	case WaitBlock:
+		if !canBlock() {
+			return unsupported("this system cannot interrupt a wait in the kernel")
+		}
+		block = true
 	}
 	var b *backoff
 	for {
-		if block && canBlock() {
+		if block {
 			if err := l.block(a, m); err != errNoSlot {
 				if err == nil && l.borrowed && m == Shared {
 					l.noteLent()

@@ -20,8 +20,8 @@ import (
 // and nobody was found to test it: it polls.)
 
 // maxBlocked bounds the goroutines that wait in the kernel, each of which takes a
-// thread: a Go program dies at 10,000 threads.
-const maxBlocked = 128
+// thread, and the runtime keeps it: some 30 KiB. A Go program dies at 10,000 threads.
+const maxBlocked = 64
 
 var blocked atomic.Int32
 
@@ -86,7 +86,7 @@ func (d *descriptor) isLocal() (local bool) {
 // block waits in the kernel for the lock in mode m. It returns nil, errEnded,
 // fs.ErrClosed, errNoSlot, or the system's error.
 func (l *Flock) block(a *attempt, m Mode) error {
-	if blocked.Add(1) > maxBlocked {
+	if blocked.Add(1) > maxBlocked || !canBlock() {
 		blocked.Add(-1)
 		return errNoSlot
 	}

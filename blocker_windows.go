@@ -19,7 +19,7 @@ import (
 
 // maxBlocked bounds the goroutines that wait in the kernel, each of which takes a
 // thread: a Go program dies at 10,000 threads.
-const maxBlocked = 128
+const maxBlocked = 64
 
 var blocked atomic.Int32
 

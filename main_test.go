@@ -68,8 +68,8 @@ func checkLeaks(before int) (code int) {
 		fmt.Fprintf(os.Stderr, "%d descriptors were open before the tests, %d are after them: %s\n", before, after, listDescriptors())
 		code = 1
 	}
-	// 128 goroutines may wait in the kernel; the runtime keeps their threads.
-	if n := countThreads(); n > 128+64 {
+	// 64 goroutines may wait in the kernel; the runtime keeps their threads.
+	if n := countThreads(); n > 64+64 {
 		fmt.Fprintf(os.Stderr, "%d threads\n", n)
 		code = 1
 	}

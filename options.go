@@ -35,13 +35,13 @@ type Wait int
 const (
 	// WaitAuto waits in the kernel where that can be interrupted: on Linux on
 	// file systems known to be local, and on Windows. It polls elsewhere, and
-	// where 128 goroutines of the process wait in the kernel already.
+	// where 64 goroutines of the process wait in the kernel already.
 	WaitAuto Wait = iota
 
 	// WaitBlock waits in the kernel on any file system. Where the platform
 	// cannot interrupt such a wait, Lock fails with [errors.ErrUnsupported].
 	// On a network or FUSE file system that answers an interrupt late, Lock
-	// returns late too. Past 128 waiting goroutines it polls as WaitAuto does.
+	// returns late too. Past 64 such goroutines it polls as WaitAuto does.
 	WaitBlock
 
 	// WaitPoll tries again and again, at intervals given by Options.Poll. It

@@ -321,9 +321,19 @@ type queue struct {
 	next    *queue     // in shard; guarded by gate.mu
 	refs    int        // handles; guarded by gate.mu
 	holders *Flock     // list of the handles that hold the lock; guarded by gate.mu. It keeps them reachable.
+	local   locality   // owned by the goroutine that has set gate.kernel
 	loan    sync.Mutex // held over non-blocking system calls on borrowed descriptors, see Flock.lend
 	lent    []*Flock   // borrowed handles that hold the lock shared; guarded by loan
 }
+
+// locality says whether a wait in the kernel for a lock can be interrupted at once.
+type locality uint8
+
+const (
+	unknown locality = iota
+	remote
+	local
+)
 
 type queueKey struct {
 	id            fileID
@@ -369,7 +379,7 @@ func join(k queueKey) *queue {
 	if q == nil {
 		if q = s.spare; q != nil {
 			s.spare = nil
-			q.sliceEnd, q.lastProbe = 0, 0
+			q.sliceEnd, q.lastProbe, q.local = 0, 0, unknown
 		} else {
 			q = &queue{shard: s, gate: gate{mu: &s.mu}}
 		}

@@ -70,7 +70,8 @@ func (s *session) read() {
 			s.mu.Lock()
 			var to chan answer
 			if len(s.pending) > 0 {
-				to, s.pending = s.pending[0], slices.Delete(s.pending, 0, 1)
+				to = s.pending[0]
+				s.pending = slices.Delete(s.pending, 0, 1)
 			}
 			s.mu.Unlock()
 			if to != nil {

@@ -25,7 +25,7 @@ import (
 
 // patience is how long a test waits for what must happen. It is no measure of how
 // fast that should be.
-const patience = 60 * time.Second
+const patience = 30 * time.Second
 
 // Faults are the ways to break what is below a Locker, and to look at it. A nil field
 // leaves out, by name, the tests that need it.
@@ -541,6 +541,9 @@ func (s *suite) cancellations(t *testing.T) {
 	for i := range 600 {
 		if i == 300 {
 			unlock(t, h)
+		}
+		if i >= 300 {
+			unlock(t, lock(t, b, "cancel")) // so that b has a connection
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(i%80)*25*time.Microsecond)
 		h, err := b.Lock(ctx, "cancel", locker.Exclusive)

@@ -1,0 +1,117 @@
+//go:build unix
+
+package etcdtest_test
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/flockctx/flockctx/etcd"
+	"github.com/flockctx/flockctx/etcd/etcdtest"
+	"github.com/flockctx/flockctx/locker"
+	"github.com/flockctx/flockctx/locker/lockertest"
+)
+
+const ttl = 2 * time.Second
+
+func TestMain(m *testing.M) {
+	etcdtest.Main()
+	lockertest.Main(m, func(endpoints string) (locker.Locker, error) {
+		client, err := etcdtest.NewClient(strings.Split(endpoints, ",")...)
+		if err != nil {
+			return nil, err
+		}
+		return open(client), nil
+	})
+}
+
+func open(client *clientv3.Client) locker.Locker { return etcd.New(client, &etcd.Options{TTL: ttl}) }
+
+func ctx(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// keys returns the keys of the queue for name, or of all.
+func keys(t testing.TB, client *clientv3.Client, name string) (keys []string, leases []clientv3.LeaseID) {
+	t.Helper()
+	prefix := "flockctx/"
+	if name != "" {
+		prefix += url.PathEscape(name) + "/"
+	}
+	resp, err := client.Get(ctx(t), prefix, clientv3.WithPrefix(), clientv3.WithSort(clientv3.SortByCreateRevision, clientv3.SortAscend))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kv := range resp.Kvs {
+		keys = append(keys, string(kv.Key))
+		leases = append(leases, clientv3.LeaseID(kv.Lease))
+	}
+	return keys, leases
+}
+
+func faults(t testing.TB, c *etcdtest.Cluster) lockertest.Faults {
+	client := c.Client(t)
+	return lockertest.Faults{
+		Spec: strings.Join(c.Endpoints(), ","),
+		Residue: func(t testing.TB) []string {
+			left, _ := keys(t, client, "")
+			resp, err := client.Leases(ctx(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, l := range resp.Leases {
+				left = append(left, fmt.Sprintf("lease %x", l.ID))
+			}
+			return left
+		},
+		Waiters: func(t testing.TB, name string) int {
+			all, _ := keys(t, client, name)
+			return max(len(all)-1, 0)
+		},
+		Break: map[string]func(testing.TB, string){
+			"lease revoked": func(t testing.TB, name string) {
+				_, leases := keys(t, client, name)
+				if _, err := client.Revoke(ctx(t), leases[0]); err != nil {
+					t.Fatal(err)
+				}
+			},
+			"key deleted": func(t testing.TB, name string) {
+				all, _ := keys(t, client, name)
+				if _, err := client.Delete(ctx(t), all[0]); err != nil {
+					t.Fatal(err)
+				}
+			},
+		},
+		Network: func(t testing.TB) (locker.Locker, *lockertest.Proxy) {
+			p := lockertest.NewProxy(t, "tcp", c.Servers[0].Addr())
+			return open(c.Client(t, p.Addr())), p
+		},
+		Restart: func(testing.TB) {
+			for _, s := range c.Servers {
+				s.Kill()
+			}
+			for _, s := range c.Servers {
+				s.Run()
+			}
+			c.Ready()
+		},
+	}
+}
+
+func TestConformanceSingle(t *testing.T) {
+	c := etcdtest.Start(t, 1)
+	lockertest.Run(t, func(t testing.TB) locker.Locker { return open(c.Client(t)) }, faults(t, c))
+}
+
+func TestConformanceThree(t *testing.T) {
+	c := etcdtest.Start(t, 3)
+	lockertest.Run(t, func(t testing.TB) locker.Locker { return open(c.Client(t)) }, faults(t, c))
+}

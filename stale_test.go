@@ -55,6 +55,7 @@ func wantCurrent(t *testing.T, l *flockctx.Flock, path string) {
 // Trap 5: the holder unlinks and unlocks; the waiter holds a dead inode, and a
 // third one locks the new file.
 func TestTrap5LockIsOnTheFileThatThePathNames(t *testing.T) {
+	queues := flockctx.Queues()
 	for name, change := range changes {
 		for _, mechanism := range mechanisms() {
 			if name == "directory" && mechanism == flockctx.OFD {
@@ -92,8 +93,8 @@ func TestTrap5LockIsOnTheFileThatThePathNames(t *testing.T) {
 			}
 		}
 	}
-	if n := flockctx.Queues(); n != 0 {
-		t.Errorf("%d queues are left", n)
+	if n := flockctx.Queues(); n > queues {
+		t.Errorf("%d queues before, %d after", queues, n)
 	}
 }
 

@@ -150,7 +150,7 @@ func (l *Flock) acquire(a *attempt, m Mode) (err error) {
 	opened := l.fresh
 	l.fresh = false
 	if l.desc.file == nil && l.q == nil {
-		if opening.Add(1) > maxOpening {
+		if opening.Add(1) > maxOpening && !a.try {
 			if err := l.awaitOpening(a); err != nil {
 				return err
 			}

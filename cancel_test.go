@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"path/filepath"
 	"runtime"
@@ -321,6 +322,34 @@ func TestTrap12TryLockNeverBlocks(t *testing.T) {
 	}
 	holder.must("unlock")
 	must(t, other.TryLock())
+}
+
+// Where other goroutines hang in open(2), as on a dead network mount, a TryLock of
+// another file does not wait for them, and a Lock no longer than its context.
+func TestOpensThatHang(t *testing.T) {
+	path := tempPath(t)
+	done := flockctx.PretendOpening()
+	l := newHandle(t, path, nil)
+	must(t, soon(t, async(l.TryLock), "TryLock"))
+	var waiting []<-chan error
+	ctx, cancel := context.WithCancel(t.Context())
+	for range 3 {
+		waiting = append(waiting, async(func() error { _, err := flockctx.Lock(ctx, path+"2", nil); return err }))
+	}
+	time.Sleep(time.Millisecond)
+	cancel()
+	for _, ch := range waiting {
+		wantErr(t, soon(t, ch, "Lock after cancel"), context.Canceled)
+	}
+	other := newHandle(t, path+"3", nil)
+	closed := async(func() error { return other.Lock(context.Background()) })
+	late := newHandle(t, path+"4", nil)
+	granted := async(func() error { return late.Lock(context.Background()) })
+	time.Sleep(time.Millisecond)
+	must(t, other.Close())
+	wantErr(t, soon(t, closed, "Lock after Close"), fs.ErrClosed)
+	done()
+	must(t, soon(t, granted, "Lock when there is a place"))
 }
 
 // Trap 18: a permanent refusal is not a timeout.

@@ -75,3 +75,10 @@ func CloseHolders() {
 // WaitingOutside returns how many goroutines wait for another process, in the
 // kernel or by polling.
 func WaitingOutside() int { return Pollers() + Blocked() }
+
+// PretendOpening makes it look as if as many files were being opened as may be at
+// once, until the func that it returns is called.
+func PretendOpening() (done func()) {
+	opening.Add(maxOpening)
+	return func() { opening.Add(-maxOpening) }
+}

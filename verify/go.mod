@@ -13,3 +13,5 @@ require (
 require github.com/gofrs/flock v0.13.2
 
 require github.com/hanwen/go-fuse/v2 v2.12.1
+
+require github.com/rogpeppe/go-internal v1.16.0

@@ -29,7 +29,7 @@ type peer struct {
 
 // An order is what a peer is told: one lock at a time for each name.
 type order struct {
-	Do      string // lock, try, unlock, close, convert
+	Do      string // lock, try, unlock, close, convert, holders
 	Path    string
 	Name    string // of the handle, where there are several
 	Opts    flockctx.Options
@@ -42,6 +42,8 @@ type answer struct {
 	Error     string
 	Errno     syscall.Errno
 	Began, At int64 // monotonic time when the call was made and returned
+	Holders   []flockctx.Holder
+	PID       int // of the peer, in its own namespace
 }
 
 func init() {
@@ -71,7 +73,7 @@ func carryOut(o order, handles map[string]*flockctx.Flock) answer {
 		ctx, cancel = context.WithTimeout(ctx, o.Timeout)
 	}
 	defer cancel()
-	a := answer{Began: monotonic()}
+	a := answer{Began: monotonic(), PID: os.Getpid()}
 	var err error
 	l := handles[o.Name]
 	switch o.Do {
@@ -85,6 +87,8 @@ func carryOut(o order, handles map[string]*flockctx.Flock) answer {
 		err = l.Close()
 	case "convert":
 		err = l.Convert(ctx, o.Opts.Mode)
+	case "holders":
+		a.Holders, err = flockctx.Holders(o.Path)
 	}
 	a.At = monotonic()
 	if l != nil {

@@ -88,21 +88,23 @@ func (b *bench) cancel() error {
 			defer holder.stop()
 		}
 		all := make(map[string]*histogram)
-		for range rounds {
-			for _, c := range k.cands {
-				samples, err := run[[]int64](job{Do: "cancel", Cand: c.name, Path: path, N: per, Case: k.name})
-				if err != nil {
-					return err
-				}
-				b.add("cancel", k.name, c.name, "p50", "ns", exact(samples, 0.5))
-				b.add("cancel", k.name, c.name, "p99", "ns", exact(samples, 0.99))
-				b.add("cancel", k.name, c.name, "max", "ns", exact(samples, 1))
-				h := histogramOf(samples)
-				if all[c.name] == nil {
-					all[c.name] = &histogram{}
-				}
-				all[c.name].add(h)
+		err := b.rounds(rounds, k.cands, func(c *candidate) error {
+			samples, err := run[[]int64](job{Do: "cancel", Cand: c.name, Path: path, N: per, Case: k.name})
+			if err != nil {
+				return err
 			}
+			b.add("cancel", k.name, c.name, "p50", "ns", exact(samples, 0.5))
+			b.add("cancel", k.name, c.name, "p99", "ns", exact(samples, 0.99))
+			b.add("cancel", k.name, c.name, "max", "ns", exact(samples, 1))
+			h := histogramOf(samples)
+			if all[c.name] == nil {
+				all[c.name] = &histogram{}
+			}
+			all[c.name].add(h)
+			return nil
+		})
+		if err != nil {
+			return err
 		}
 		for _, c := range k.cands {
 			b.curve("cancel", k.name, c.name, all[c.name])

@@ -19,7 +19,7 @@ var goroutinesScenario = scenario{
 		"This is a server that guards a file. Throughput, waits, and the CPU time that a grant costs. " +
 		"The longest wait counts those that were still waiting when time was up; it can be no longer than the run. " +
 		"A poller lets whoever runs take the lock again and again while all others sleep, which is fast and starves them; " +
-		"blocking candidates take a thread per waiter, and are not run with more than 256.",
+		"blocking candidates take a thread per waiter, and are not run with more than 256. (gofrs Lock does what lockedfile does, and is left out from here on.)",
 	run: (*bench).goroutines,
 }
 
@@ -167,7 +167,7 @@ func goroutinesJob(j *job) (any, error) {
 const maxThreads = 256
 
 func (b *bench) goroutines() error {
-	cands := b.wants(ours, oursKept, gofrs1, gofrs10, gofrsBlk, locked, fmutex, fsl, bare)
+	cands := b.wants(ours, oursKept, gofrs1, gofrs10, locked, fmutex, fsl, bare)
 	us := time.Microsecond
 	sizes := pick(b, []int{1, 16, 256, 4096}, []int{16, 256}, []int{4, 16})
 	holds := pick(b, []time.Duration{0, 10 * us, 100 * us, 1000 * us}, []time.Duration{0, 100 * us}, []time.Duration{0, 100 * us})
@@ -182,29 +182,31 @@ func (b *bench) goroutines() error {
 			}
 			kase := fmt.Sprintf("%d goroutines, hold %v", n, hold)
 			waits := make(map[string]*histogram)
-			for range rounds {
-				for _, c := range cands {
-					if c.threads && n > maxThreads {
-						continue
-					}
-					r, err := run[goroutinesResult](job{Do: "goroutines", Cand: c.name, Path: filepath.Join(b.dir, "goroutines"),
-						N: n, Hold: hold, For: length, Start: now() + int64(50*time.Millisecond)})
-					if err != nil {
-						return err
-					}
-					s := float64(r.Elapsed) / 1e9
-					b.add("goroutines", kase, c.name, "throughput", "/s", float64(r.Grants)/s)
-					b.add("goroutines", kase, c.name, "wait p50", "ns", r.Wait.quantile(0.5))
-					b.add("goroutines", kase, c.name, "wait p99", "ns", r.Wait.quantile(0.99))
-					b.add("goroutines", kase, c.name, "longest wait", "ns", float64(r.Wait.Max))
-					b.add("goroutines", kase, c.name, "hand-over p50", "ns", r.HandOver.quantile(0.5))
-					b.add("goroutines", kase, c.name, "to another p50", "ns", r.Switch.quantile(0.5))
-					b.add("goroutines", kase, c.name, "CPU per grant", "ns", float64(r.CPU)/float64(max(r.Grants, 1)))
-					if waits[c.name] == nil {
-						waits[c.name] = &histogram{}
-					}
-					waits[c.name].add(r.Wait)
+			err := b.rounds(rounds, cands, func(c *candidate) error {
+				if c.threads && n > maxThreads {
+					return nil
 				}
+				r, err := run[goroutinesResult](job{Do: "goroutines", Cand: c.name, Path: filepath.Join(b.dir, "goroutines"),
+					N: n, Hold: hold, For: length, Start: now() + int64(50*time.Millisecond)})
+				if err != nil {
+					return err
+				}
+				s := float64(r.Elapsed) / 1e9
+				b.add("goroutines", kase, c.name, "throughput", "/s", float64(r.Grants)/s)
+				b.add("goroutines", kase, c.name, "wait p50", "ns", r.Wait.quantile(0.5))
+				b.add("goroutines", kase, c.name, "wait p99", "ns", r.Wait.quantile(0.99))
+				b.add("goroutines", kase, c.name, "longest wait", "ns", float64(r.Wait.Max))
+				b.add("goroutines", kase, c.name, "hand-over p50", "ns", r.HandOver.quantile(0.5))
+				b.add("goroutines", kase, c.name, "to another p50", "ns", r.Switch.quantile(0.5))
+				b.add("goroutines", kase, c.name, "CPU per grant", "ns", float64(r.CPU)/float64(max(r.Grants, 1)))
+				if waits[c.name] == nil {
+					waits[c.name] = &histogram{}
+				}
+				waits[c.name].add(r.Wait)
+				return nil
+			})
+			if err != nil {
+				return err
 			}
 			for _, c := range cands {
 				b.curve("goroutines", kase, c.name, waits[c.name])
@@ -215,7 +217,7 @@ func (b *bench) goroutines() error {
 }
 
 func (b *bench) foreign() error {
-	cands := b.wants(ours, oursKept, gofrs1, gofrs10, gofrsBlk, locked, fmutex, fsl, bare)
+	cands := b.wants(ours, oursKept, gofrs1, gofrs10, locked, fmutex, fsl, bare)
 	if b.quick && b.only == nil {
 		cands = b.wants(ours, oursKept, gofrs10, bare)
 	}
@@ -230,35 +232,37 @@ func (b *bench) foreign() error {
 		for _, hold := range holds {
 			kase := fmt.Sprintf("%d goroutines, hold %v", n, hold)
 			waits := make(map[string]*histogram)
-			for range rounds {
-				for _, c := range cands {
-					busy := job{Do: "goroutines", Cand: c.name, Path: filepath.Join(b.dir, "foreign"),
-						N: n, Hold: hold, For: length, Start: now() + int64(80*time.Millisecond)}
-					other := busy
-					other.N, other.Pause = 1, time.Millisecond
-					ch, err := startJob(other)
-					if err != nil {
-						return err
-					}
-					r, err := run[goroutinesResult](busy)
-					if err != nil {
-						return err
-					}
-					var o goroutinesResult
-					if err := ch.wait(&o); err != nil {
-						return err
-					}
-					s := float64(o.Elapsed) / 1e9
-					b.add("foreign", kase, c.name, "grants to the other in 2 s", "", float64(o.Grants)/s*2)
-					b.add("foreign", kase, c.name, "its wait p50", "ns", o.Wait.quantile(0.5))
-					b.add("foreign", kase, c.name, "its longest wait", "ns", float64(o.Wait.Max))
-					b.add("foreign", kase, c.name, "throughput here", "/s", float64(r.Grants)/(float64(r.Elapsed)/1e9))
-					b.add("foreign", kase, c.name, "longest wait here", "ns", float64(r.Wait.Max))
-					if waits[c.name] == nil {
-						waits[c.name] = &histogram{}
-					}
-					waits[c.name].add(o.Wait)
+			err := b.rounds(rounds, cands, func(c *candidate) error {
+				busy := job{Do: "goroutines", Cand: c.name, Path: filepath.Join(b.dir, "foreign"),
+					N: n, Hold: hold, For: length, Start: now() + int64(80*time.Millisecond)}
+				other := busy
+				other.N, other.Pause = 1, time.Millisecond
+				ch, err := startJob(other)
+				if err != nil {
+					return err
 				}
+				r, err := run[goroutinesResult](busy)
+				if err != nil {
+					return err
+				}
+				var o goroutinesResult
+				if err := ch.wait(&o); err != nil {
+					return err
+				}
+				s := float64(o.Elapsed) / 1e9
+				b.add("foreign", kase, c.name, "grants to the other in 2 s", "", float64(o.Grants)/s*2)
+				b.add("foreign", kase, c.name, "its wait p50", "ns", o.Wait.quantile(0.5))
+				b.add("foreign", kase, c.name, "its longest wait", "ns", float64(o.Wait.Max))
+				b.add("foreign", kase, c.name, "throughput here", "/s", float64(r.Grants)/(float64(r.Elapsed)/1e9))
+				b.add("foreign", kase, c.name, "longest wait here", "ns", float64(r.Wait.Max))
+				if waits[c.name] == nil {
+					waits[c.name] = &histogram{}
+				}
+				waits[c.name].add(o.Wait)
+				return nil
+			})
+			if err != nil {
+				return err
 			}
 			for _, c := range cands {
 				b.curve("foreign", kase, c.name, waits[c.name])

@@ -106,30 +106,32 @@ func handoverJob(j *job) (any, error) {
 }
 
 func (b *bench) handover() error {
-	rounds, length := pick(b, 5, 3, 1), pick(b, 500*time.Millisecond, 200*time.Millisecond, 30*time.Millisecond)
-	cands := b.wants(oursKept, ours, oursPoll, gofrs1, gofrs10, gofrsBlk, locked, fmutex, fsl, bare, bareC)
+	rounds, length := pick(b, 10, 4, 1), pick(b, 200*time.Millisecond, 150*time.Millisecond, 30*time.Millisecond)
+	cands := b.wants(oursKept, ours, oursPoll, gofrs1, gofrs10, gofrsBlk, locked, fmutex, fsl, bare, bareStat, bareC)
 	if b.quick && b.only == nil {
-		cands = b.wants(oursKept, ours, gofrs1, gofrs10, fmutex, bare, bareC)
+		cands = b.wants(oursKept, ours, gofrs1, gofrs10, fmutex, bare, bareStat, bareC)
 	}
 	sizes := pick(b, []int{2, 4, 16}, []int{2, 16}, []int{2})
 	for _, n := range sizes {
 		kase := fmt.Sprintf("%d processes", n)
 		all := make(map[string]*histogram)
-		for range rounds {
-			for _, c := range cands {
-				samples, err := b.handoverOnce(c, n, length)
-				if err != nil {
-					return err
-				}
-				h := histogramOf(samples)
-				b.add("handover", kase, c.name, "p50", "ns", exact(samples, 0.5))
-				b.add("handover", kase, c.name, "p99", "ns", exact(samples, 0.99))
-				b.add("handover", kase, c.name, "max", "ns", exact(samples, 1))
-				if all[c.name] == nil {
-					all[c.name] = &histogram{}
-				}
-				all[c.name].add(h)
+		err := b.rounds(rounds, cands, func(c *candidate) error {
+			samples, err := b.handoverOnce(c, n, length)
+			if err != nil {
+				return err
 			}
+			h := histogramOf(samples)
+			b.add("handover", kase, c.name, "p50", "ns", exact(samples, 0.5))
+			b.add("handover", kase, c.name, "p99", "ns", exact(samples, 0.99))
+			b.add("handover", kase, c.name, "max", "ns", exact(samples, 1))
+			if all[c.name] == nil {
+				all[c.name] = &histogram{}
+			}
+			all[c.name].add(h)
+			return nil
+		})
+		if err != nil {
+			return err
 		}
 		for _, c := range cands {
 			b.curve("handover", kase, c.name, all[c.name])

@@ -156,6 +156,21 @@ func (b *bench) wants(names ...string) (r []*candidate) {
 	return r
 }
 
+// rounds calls fn for every candidate in every round: in one order and then in the
+// other, so that what changes slowly on the machine hits all alike.
+func (b *bench) rounds(n int, cands []*candidate, fn func(*candidate) error) error {
+	order := slices.Clone(cands)
+	for range n {
+		for _, c := range order {
+			if err := fn(c); err != nil {
+				return fmt.Errorf("%s: %w", c.name, err)
+			}
+		}
+		slices.Reverse(order)
+	}
+	return nil
+}
+
 // pick returns full, quick or smoke, as the run is.
 func pick[T any](b *bench, full, quick, smoke T) T {
 	switch {

@@ -20,7 +20,7 @@ var readwriteScenario = scenario{
 
 func (b *bench) readwrite() error {
 	const hold = 10 * time.Microsecond
-	cands := b.wants(ours, oursKept, gofrs1, gofrs10, gofrsBlk, locked, fmutex, bare)
+	cands := b.wants(ours, oursKept, gofrs1, gofrs10, locked, fmutex, bare)
 	if b.quick && b.only == nil {
 		cands = b.wants(ours, oursKept, gofrs10, fmutex, bare)
 	}
@@ -33,24 +33,26 @@ func (b *bench) readwrite() error {
 				kase = fmt.Sprintf("%d:%d, %d goroutines of one process", read, 100-read, n)
 			}
 			waits := make(map[string]*histogram)
-			for range rounds {
-				for _, c := range cands {
-					r, err := b.together(processes, job{Do: "goroutines", Cand: c.name, Path: filepath.Join(b.dir, "readwrite"),
-						N: n, Hold: hold, Read: read, For: length})
-					if err != nil {
-						return err
-					}
-					s := float64(r.Elapsed) / 1e9
-					b.add("readwrite", kase, c.name, "read throughput", "/s", float64(r.Read.N)/s)
-					b.add("readwrite", kase, c.name, "write throughput", "/s", float64(r.Write.N)/s)
-					b.add("readwrite", kase, c.name, "longest wait to read", "ns", float64(r.Read.Max))
-					b.add("readwrite", kase, c.name, "write wait p50", "ns", r.Write.quantile(0.5))
-					b.add("readwrite", kase, c.name, "longest wait to write", "ns", float64(r.Write.Max))
-					if waits[c.name] == nil {
-						waits[c.name] = &histogram{}
-					}
-					waits[c.name].add(r.Write)
+			err := b.rounds(rounds, cands, func(c *candidate) error {
+				r, err := b.together(processes, job{Do: "goroutines", Cand: c.name, Path: filepath.Join(b.dir, "readwrite"),
+					N: n, Hold: hold, Read: read, For: length})
+				if err != nil {
+					return err
 				}
+				s := float64(r.Elapsed) / 1e9
+				b.add("readwrite", kase, c.name, "read throughput", "/s", float64(r.Read.N)/s)
+				b.add("readwrite", kase, c.name, "write throughput", "/s", float64(r.Write.N)/s)
+				b.add("readwrite", kase, c.name, "longest wait to read", "ns", float64(r.Read.Max))
+				b.add("readwrite", kase, c.name, "write wait p50", "ns", r.Write.quantile(0.5))
+				b.add("readwrite", kase, c.name, "longest wait to write", "ns", float64(r.Write.Max))
+				if waits[c.name] == nil {
+					waits[c.name] = &histogram{}
+				}
+				waits[c.name].add(r.Write)
+				return nil
+			})
+			if err != nil {
+				return err
 			}
 			for _, c := range cands {
 				b.curve("readwrite", kase, c.name, waits[c.name])

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -79,7 +80,9 @@ func (b *bench) timeCalls(ctx context.Context, kase string, cands []*candidate, 
 			handles[cand.name] = h
 		}
 	}
+	cands = slices.Clone(cands)
 	for round := range rounds + 1 { // the first one warms up
+		slices.Reverse(cands) // as in bench.rounds
 		for _, cand := range cands {
 			if shared && cand.name == fsl {
 				continue

@@ -109,7 +109,7 @@ func (b *bench) waiters() error {
 		[]size{{100, 1}, {10, 10}, {100, 100}, {1000, 1000}, {3000, 3000}, {10000, 10000}},
 		[]size{{100, 1}, {3000, 3000}},
 		[]size{{20, 1}, {10, 10}, {20, 20}})
-	cands := b.wants(ours, oursPoll, gofrs1, gofrs10, gofrsBlk, locked, fmutex, fsl, bare)
+	cands := b.wants(ours, oursPoll, gofrs1, gofrs10, locked, fmutex, fsl, bare)
 	if b.quick && b.only == nil {
 		cands = b.wants(ours, gofrs10, bare)
 	}
@@ -131,23 +131,25 @@ func (b *bench) waiters() error {
 		if err != nil {
 			return err
 		}
-		for range pick(b, map[bool]int{true: 2, false: 1}[s.files == 1], 1, 1) {
-			for _, c := range cands {
-				if c.threads && s.waiters > 1000 {
-					continue
-				}
-				settle := pick(b, 700*time.Millisecond, 700*time.Millisecond, 100*time.Millisecond) + time.Duration(s.waiters)*100*time.Microsecond
-				r, err := run[waitersResult](job{Do: "waiters", Cand: c.name, Path: path, N: s.waiters, Files: s.files, For: length, Pause: settle})
-				if err != nil {
-					return err
-				}
-				b.add("waiters", kase, c.name, "CPU", "%", 100*float64(r.CPU)/float64(r.Elapsed))
-				b.add("waiters", kase, c.name, "threads", "", float64(r.Threads))
-				b.add("waiters", kase, c.name, "memory each", "B", float64(r.Bytes)/float64(s.waiters))
-				if c.cancels {
-					b.add("waiters", kase, c.name, "all cancelled", "ns", float64(r.Cancel))
-				}
+		err = b.rounds(pick(b, map[bool]int{true: 2, false: 1}[s.files == 1], 1, 1), cands, func(c *candidate) error {
+			if c.threads && s.waiters > 1000 {
+				return nil
 			}
+			settle := pick(b, 700*time.Millisecond, 700*time.Millisecond, 100*time.Millisecond) + time.Duration(s.waiters)*100*time.Microsecond
+			r, err := run[waitersResult](job{Do: "waiters", Cand: c.name, Path: path, N: s.waiters, Files: s.files, For: length, Pause: settle})
+			if err != nil {
+				return err
+			}
+			b.add("waiters", kase, c.name, "CPU", "%", 100*float64(r.CPU)/float64(r.Elapsed))
+			b.add("waiters", kase, c.name, "threads", "", float64(r.Threads))
+			b.add("waiters", kase, c.name, "memory each", "B", float64(r.Bytes)/float64(s.waiters))
+			if c.cancels {
+				b.add("waiters", kase, c.name, "all cancelled", "ns", float64(r.Cancel))
+			}
+			return nil
+		})
+		if err != nil {
+			return err
 		}
 		holder.stop()
 		if err := os.RemoveAll(dir); err != nil {

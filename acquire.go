@@ -17,6 +17,7 @@ type attempt struct {
 	try   bool  // fail rather than wait
 	once  bool  // fail with errStale rather than start again
 	start int64 // nanotime when it began to wait, 0 if it did not
+	gate  *gate // the gate it waited at last, nil if it did not
 }
 
 // waits notes that a is about to wait.
@@ -65,6 +66,7 @@ func (l *Flock) lock(a *attempt) error {
 		}
 		a.waits()
 		err := l.claimWait(a.ctx)
+		a.gate = l.turn
 		if err != nil {
 			return l.failure("lock", l.Mode(), a, err)
 		}
@@ -186,11 +188,13 @@ func (l *Flock) acquire(a *attempt, m Mode) (err error) {
 			l.drop(opened)
 			return err
 		}
+		a.gate = &q.gate
 		q.mu.Lock()
 		q.addHolder(l)
 		q.mu.Unlock()
 	}
 
+	gaveWay := a.gate != nil && m == Exclusive && l.giveWay(a)
 	if l.desc.file == nil {
 		r := l.request(opTry)
 		r.mode = m
@@ -199,6 +203,9 @@ func (l *Flock) acquire(a *attempt, m Mode) (err error) {
 		err = l.take(m)
 	}
 	inside := true
+	if gaveWay {
+		q.adjust(err == errBusy)
+	}
 	if err == errBusy && !a.try {
 		a.waits()
 		inside, err = l.waitForeign(a, m)
@@ -230,6 +237,42 @@ func (l *Flock) acquire(a *attempt, m Mode) (err error) {
 	l.drop(opened || err == errStale)
 	yieldAfter(handed)
 	return err
+}
+
+// giveWay leaves the lock to other processes for a moment, if this one has kept it
+// long enough, and reports whether it did.
+func (l *Flock) giveWay(a *attempt) bool {
+	q, now := l.q, nanotime()
+	q.mu.Lock()
+	patience := max(q.patience, int64(minPatience))
+	q.mu.Unlock()
+	a.gate.mu.Lock()
+	due := now-a.gate.busySince >= patience
+	if due {
+		a.gate.busySince = now
+	}
+	a.gate.mu.Unlock()
+	if !due {
+		return false
+	}
+	timer := time.NewTimer(giveWayTime)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-a.ctx.Done():
+	}
+	return true
+}
+
+// adjust sets when to give way next, after another process took the lock or did not.
+func (q *queue) adjust(taken bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if taken {
+		q.patience = int64(minPatience)
+	} else {
+		q.patience = min(2*max(q.patience, int64(minPatience)), int64(maxPatience))
+	}
 }
 
 func (l *Flock) isClosing() bool {

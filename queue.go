@@ -23,6 +23,14 @@ const (
 	// probeTime is the shortest time between two wake-ups of the first waiter
 	// to compete for a lock that it may still lose.
 	probeTime = 50 * time.Microsecond
+
+	// A process whose goroutines hand the lock to each other without a break
+	// would leave others, which the kernel wakes too late, with nothing. So after
+	// minPatience to maxPatience it leaves the lock alone for giveWayTime: often
+	// where another process takes it then, rarely where none does.
+	minPatience = 8 * time.Millisecond
+	maxPatience = 128 * time.Millisecond
+	giveWayTime = 100 * time.Microsecond
 )
 
 // epoch makes readings of the monotonic clock fit an int64.
@@ -53,6 +61,7 @@ type gate struct {
 	upgrade *waiter // a reader inside, waiting until it is the only one
 
 	head, tail *waiter
+	busySince  int64 // since when somebody waits without a break, or gave way
 	sliceEnd   int64 // until when the queue may be overtaken
 	lastProbe  int64 // when a waiter was last woken to compete
 }
@@ -118,6 +127,9 @@ func (g *gate) enter(ctx context.Context, closed <-chan struct{}, m Mode) error 
 		return nil
 	}
 	w := &waiter{ready: make(chan struct{}, 1), since: nanotime(), mode: m}
+	if g.head == nil {
+		g.busySince = w.since
+	}
 	g.pushBack(w)
 	g.mu.Unlock()
 	return g.park(ctx, closed, w)
@@ -316,14 +328,15 @@ func (g *gate) share() {
 // common. It lives as long as one of them has the file open.
 type queue struct {
 	gate
-	key     queueKey
-	shard   *shard
-	next    *queue     // in shard; guarded by gate.mu
-	refs    int        // handles; guarded by gate.mu
-	holders *Flock     // list of the handles that hold the lock; guarded by gate.mu. It keeps them reachable.
-	local   locality   // owned by the goroutine that has set gate.kernel
-	loan    sync.Mutex // held over non-blocking system calls on borrowed descriptors, see Flock.lend
-	lent    []*Flock   // borrowed handles that hold the lock shared; guarded by loan
+	key      queueKey
+	shard    *shard
+	next     *queue     // in shard; guarded by gate.mu
+	refs     int        // handles; guarded by gate.mu
+	holders  *Flock     // list of the handles that hold the lock; guarded by gate.mu. It keeps them reachable.
+	patience int64      // how long this process may keep the lock to itself; guarded by gate.mu
+	local    locality   // owned by the goroutine that has set gate.kernel
+	loan     sync.Mutex // held over non-blocking system calls on borrowed descriptors, see Flock.lend
+	lent     []*Flock   // borrowed handles that hold the lock shared; guarded by loan
 }
 
 // locality says whether a wait in the kernel for a lock can be interrupted at once.
@@ -379,7 +392,7 @@ func join(k queueKey) *queue {
 	if q == nil {
 		if q = s.spare; q != nil {
 			s.spare = nil
-			q.sliceEnd, q.lastProbe, q.local = 0, 0, unknown
+			q.sliceEnd, q.lastProbe, q.patience, q.local = 0, 0, 0, unknown
 		} else {
 			q = &queue{shard: s, gate: gate{mu: &s.mu}}
 		}

@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"os"
+	"os/signal"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -203,6 +205,9 @@ func action(sig unix.Signal, set, old *sigaction) error {
 // chosen is the signal in use, 0 before the first wait.
 var chosen atomic.Int32
 
+// runtimeHandler is the runtime's signal handler, 0 before the first wait.
+var runtimeHandler atomic.Uintptr
+
 // interruptSignal returns a signal whose delivery makes a system call return EINTR
 // and does nothing else, or 0 if there is none.
 //
@@ -211,37 +216,44 @@ var chosen atomic.Int32
 // here. Programs can change that behind our back (signal.Ignore, then Notify): so
 // this is called before each wait and each signal sent, and mends what it finds.
 func interruptSignal() unix.Signal {
-	const restart = 0x10000000 // SA_RESTART
-	var runtimes, act sigaction
-	// The runtime's own handler is that of SIGURG, with which it preempts.
-	if action(unix.SIGURG, nil, &runtimes) != nil || runtimes.handler <= 1 {
-		return 0
+	var act sigaction
+	if sig := unix.Signal(chosen.Load()); sig != 0 && prepare(sig, &act) {
+		return sig
 	}
-	if sig := unix.Signal(chosen.Load()); sig != 0 && action(sig, nil, &act) == nil {
-		switch {
-		case act.handler == runtimes.handler && act.flags&restart == 0:
-			return sig
-		case act.handler == runtimes.handler:
-			act.flags &^= restart
-			if action(sig, &act, nil) == nil {
-				return sig
-			}
-		case act.handler <= 1: // SIG_DFL, which would kill the process, or SIG_IGN
-			runtimes.flags &^= restart
-			if action(sig, &runtimes, nil) == nil {
-				return sig
-			}
-		}
+	// The runtime's own handler is that of SIGURG, with which it preempts.
+	if runtimeHandler.Load() == 0 && action(unix.SIGURG, nil, &act) == nil && act.handler > 1 {
+		runtimeHandler.Store(act.handler)
 	}
 	// Few programs use the highest ones.
 	for sig := unix.Signal(lastSignal); sig >= firstSignal; sig-- {
-		if action(sig, nil, &act) == nil && act.handler == runtimes.handler {
-			act.flags &^= restart
-			if action(sig, &act, nil) == nil {
-				chosen.Store(int32(sig))
-				return sig
-			}
+		if prepare(sig, &act) {
+			chosen.Store(int32(sig))
+			return sig
+		}
+	}
+	// The program ignores all of them, and perhaps has waits under way. To put
+	// the handler back by hand would be fatal: of a signal that the runtime does
+	// not know to be handled it takes the default action. It has to do so itself.
+	if sig := unix.Signal(chosen.Load()); sig != 0 && action(sig, nil, &act) == nil && act.handler <= 1 {
+		c := make(chan os.Signal, 1)
+		signal.Notify(c, sig)
+		signal.Stop(c)
+		if prepare(sig, &act) {
+			return sig
 		}
 	}
 	return 0
+}
+
+// prepare reports whether sig has the runtime's handler, and takes SA_RESTART off.
+func prepare(sig unix.Signal, act *sigaction) bool {
+	const restart = 0x10000000 // SA_RESTART
+	if action(sig, nil, act) != nil || act.handler <= 1 || act.handler != runtimeHandler.Load() {
+		return false
+	}
+	if act.flags&restart == 0 {
+		return true
+	}
+	act.flags &^= restart
+	return action(sig, act, nil) == nil
 }

@@ -607,9 +607,12 @@ func (l *Flock) await(a *attempt, m Mode) error {
 		}
 		if b == nil {
 			b = newBackoff(l.opts.Poll)
-			defer b.stop()
+		} else {
+			b.start()
 		}
-		if err := b.sleep(a.ctx, l.closedChan()); err != nil {
+		err := b.sleep(a.ctx, l.closedChan())
+		b.stop()
+		if err != nil {
 			return err
 		}
 		if err := l.take(m); err != errBusy {

@@ -21,7 +21,8 @@ const (
 var pollers atomic.Int64
 
 // A backoff spaces the tries of one goroutine that polls. It belongs to that
-// goroutine alone, and stop must be called.
+// goroutine alone. Between stop and start the goroutine does not count as polling;
+// stop must be called in the end.
 type backoff struct {
 	next, max time.Duration
 	timer     *time.Timer
@@ -32,7 +33,8 @@ func newBackoff(b Backoff) *backoff {
 	return &backoff{next: b.Min, max: b.Max}
 }
 
-func (b *backoff) stop() { pollers.Add(-1) }
+func (b *backoff) stop()  { pollers.Add(-1) }
+func (b *backoff) start() { pollers.Add(1) }
 
 // sleep waits until the next try is due and returns nil, or returns errEnded when
 // ctx ends or fs.ErrClosed when closed is closed. The interval doubles with each

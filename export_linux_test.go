@@ -2,6 +2,8 @@
 
 package flockctx
 
+import "golang.org/x/sys/unix"
+
 // Blocked returns how many goroutines wait in the kernel, or are about to.
 func Blocked() int { return int(blocked.Load()) }
 
@@ -10,3 +12,13 @@ const MaxBlocked = maxBlocked
 
 // InterruptSignal returns the signal that ends a wait in the kernel.
 func InterruptSignal() int { return int(interruptSignal()) }
+
+// ClearRestart takes SA_RESTART off a signal's handler, as a C library may.
+func ClearRestart(sig int) error {
+	var act sigaction
+	if err := action(unix.Signal(sig), nil, &act); err != nil {
+		return err
+	}
+	act.flags &^= 0x10000000
+	return action(unix.Signal(sig), &act, nil)
+}

@@ -23,7 +23,7 @@ const maxBlocked = 64
 
 var blocked atomic.Int32
 
-// errNoSlot: maxBlocked goroutines wait in the kernel, or this is wine.
+// errNoSlot: this wait has to poll.
 var errNoSlot = errors.New("no slot")
 
 // An interrupt ends an overlapped operation on an open file.
@@ -111,18 +111,19 @@ var canBlock = sync.OnceValue(func() bool {
 	return windows.NewLazySystemDLL("ntdll.dll").NewProc("wine_get_version").Find() != nil
 })
 
-// isLocal reports whether the file is on a local file system and open for overlapped
-// operations. A lock requested on a file that is not, which only LockFile can be
-// given, holds up the thread and every other use of the file until it is granted.
+// isLocal reports whether the file is on this machine, where a cancelled wait in the
+// kernel ends at once.
 func (d *descriptor) isLocal() (local bool) {
 	d.control(func(fd uintptr) error {
-		h := windows.Handle(fd)
-		local = isOverlapped(h) && !isRemote(h)
+		local = !isRemote(windows.Handle(fd))
 		return nil
 	})
 	return local
 }
 
+// isOverlapped reports whether the file is open for overlapped operations. Requested
+// on any other, which only LockFile can be given, a lock holds up the thread and
+// every use of the file until it is granted.
 func isOverlapped(h windows.Handle) bool {
 	const fileModeInformation = 16
 	var mode uint32
@@ -146,6 +147,9 @@ func isRemote(h windows.Handle) bool {
 // fs.ErrClosed, errNoSlot, or the system's error. Nil may come together with the
 // end of the context or a Close, which the caller looks for.
 func (l *Flock) block(a *attempt, m Mode) error {
+	if !canBlock() {
+		return errNoSlot
+	}
 	if blocked.Add(1) > maxBlocked {
 		blocked.Add(-1)
 		return errNoSlot
@@ -158,7 +162,10 @@ func (l *Flock) block(a *attempt, m Mode) error {
 	err := l.desc.control(func(fd uintptr) error {
 		h := windows.Handle(fd)
 		if !isOverlapped(h) {
-			return unsupported("WaitBlock needs a file that was opened with FILE_FLAG_OVERLAPPED")
+			if l.opts.Wait == WaitBlock {
+				return unsupported("WaitBlock needs a file that was opened with FILE_FLAG_OVERLAPPED")
+			}
+			return errNoSlot
 		}
 		in, err := newInterrupt(h)
 		if err != nil {

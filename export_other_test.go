@@ -1,4 +1,4 @@
-//go:build !linux || mips || mipsle || mips64 || mips64le
+//go:build (!linux && !windows) || mips || mipsle || mips64 || mips64le
 
 package flockctx
 

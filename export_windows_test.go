@@ -15,8 +15,8 @@ func (in *interrupt) Free()                                           { in.free(
 
 var ErrInterrupted = errInterrupted
 
-// CanBlock is false under wine.
-func CanBlock() bool { return canBlock() }
+// Blocked returns how many goroutines wait in the kernel: none under wine.
+func Blocked() int { return int(blocked.Load()) }
 
 func IsOverlapped(h windows.Handle) bool { return isOverlapped(h) }
 

@@ -25,6 +25,9 @@ const (
 	// grantPatience bounds the wait for a lease where ctx does not.
 	grantPatience = 10 * time.Second
 
+	// maxAttempt bounds the wait for the answer of one server.
+	maxAttempt = 2 * time.Second
+
 	// retryPause lies between two tries of a request that failed at once.
 	retryPause = 50 * time.Millisecond
 )
@@ -62,8 +65,14 @@ func (e *engine) claim(ctx context.Context, call *lease.Call, queue string) (*cl
 	go func() {
 		gctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), grantPatience)
 		defer cancel()
-		resp, err := e.client.Grant(gctx, int64(e.ttl/time.Second))
-		answers <- answer{resp, err}
+		var a answer
+		a.err = e.insist(gctx, func(ctx context.Context) (err error) {
+			// One that is asked for again may leave a lease behind, which
+			// holds nothing and ends with its TTL.
+			a.resp, err = e.client.Grant(ctx, int64(e.ttl/time.Second))
+			return err
+		})
+		answers <- a
 	}()
 	select {
 	case a := <-answers:
@@ -79,7 +88,7 @@ func (e *engine) claim(ctx context.Context, call *lease.Call, queue string) (*cl
 	case <-ctx.Done():
 		go func() {
 			if a := <-answers; a.err == nil {
-				e.revoke(ctx, a.resp.ID, grantPatience)
+				e.dispose(ctx, a.resp.ID)
 			}
 		}()
 		return nil, ctx.Err()
@@ -119,7 +128,7 @@ func (c *claim) enqueue(ctx context.Context, try bool) (rev int64, first bool, e
 	if try {
 		// A look first: a key that is put behind a holder and taken back would
 		// make other TryLocks fail meanwhile.
-		resp, err := c.engine.client.Get(ctx, c.queue, clientv3.WithPrefix(), clientv3.WithLimit(1), clientv3.WithKeysOnly())
+		resp, err := c.engine.get(ctx, c.queue, clientv3.WithPrefix(), clientv3.WithLimit(1))
 		if err != nil {
 			return 0, false, err
 		}
@@ -134,34 +143,63 @@ func (c *claim) enqueue(ctx context.Context, try bool) (rev int64, first bool, e
 	put := clientv3.OpPut(c.key, whoami, clientv3.WithLease(c.id))
 	own := clientv3.OpGet(c.key, clientv3.WithKeysOnly())
 	head := clientv3.OpGet(c.queue, append(clientv3.WithFirstCreate(), clientv3.WithKeysOnly())...)
+	var resp *clientv3.TxnResponse
+	err = c.engine.insist(ctx, func(ctx context.Context) (err error) {
+		resp, err = c.engine.client.Txn(ctx).If(missing).Then(put, own, head).Else(own, head).Commit()
+		return err
+	})
+	if err != nil {
+		return 0, false, err
+	}
+	n := len(resp.Responses)
+	owns, heads := resp.Responses[n-2].GetResponseRange().Kvs, resp.Responses[n-1].GetResponseRange().Kvs
+	if len(owns) == 0 || len(heads) == 0 {
+		return 0, false, errBusy // only the comparison of a try fails without an own key
+	}
+	rev = owns[0].CreateRevision
+	c.token = locker.Token{Epoch: strconv.FormatUint(resp.Header.ClusterId, 16), N: uint64(rev)}
+	return rev, heads[0].CreateRevision == rev, nil
+}
+
+// insist makes a request until it is answered or ctx ends. Each try has a limit: a
+// frozen server never answers, and the next one in turn may be well. So what is asked
+// must do no harm if it is done twice.
+func (e *engine) insist(ctx context.Context, request func(context.Context) error) error {
 	for {
-		resp, err := c.engine.client.Txn(ctx).If(missing).Then(put, own, head).Else(own, head).Commit()
-		if err == nil {
-			n := len(resp.Responses)
-			own, head := resp.Responses[n-2].GetResponseRange().Kvs, resp.Responses[n-1].GetResponseRange().Kvs
-			if len(own) == 0 || len(head) == 0 {
-				return 0, false, errBusy // only the comparison of a try fails without an own key
+		limited, cancel := context.WithTimeout(ctx, min(e.ttl/3, maxAttempt))
+		err := request(limited)
+		expired := limited.Err() != nil
+		cancel()
+		switch {
+		case err == nil, ctx.Err() != nil:
+			return err
+		case expired:
+		case code(err) == codeUnavailable:
+			if !pause(ctx) {
+				return err
 			}
-			rev = own[0].CreateRevision
-			c.token = locker.Token{Epoch: strconv.FormatUint(resp.Header.ClusterId, 16), N: uint64(rev)}
-			return rev, head[0].CreateRevision == rev, nil
-		}
-		if err = c.pause(ctx, err); err != nil {
-			return 0, false, err
+		default:
+			return err
 		}
 	}
 }
 
-// pause returns err if it is final, and otherwise waits a little.
-func (c *claim) pause(ctx context.Context, err error) error {
-	if code(err) != codeUnavailable || ctx.Err() != nil {
+// get reads keys, without their values.
+func (e *engine) get(ctx context.Context, key string, opts ...clientv3.OpOption) (resp *clientv3.GetResponse, err error) {
+	err = e.insist(ctx, func(ctx context.Context) (err error) {
+		resp, err = e.client.Get(ctx, key, append(opts, clientv3.WithKeysOnly())...)
 		return err
-	}
+	})
+	return resp, err
+}
+
+// pause waits a little. It reports whether ctx goes on.
+func pause(ctx context.Context) bool {
 	select {
 	case <-ctx.Done():
-		return err
+		return false
 	case <-time.After(retryPause):
-		return nil
+		return true
 	}
 }
 
@@ -173,12 +211,13 @@ func (c *claim) wait(ctx context.Context, rev int64) error {
 	defer again.Stop()
 	inFront := clientv3.OpGet(c.queue, append(clientv3.WithLastCreate(), clientv3.WithMaxCreateRev(rev-1), clientv3.WithKeysOnly())...)
 	for {
-		resp, err := c.engine.client.Txn(ctx).Then(inFront, clientv3.OpGet(c.key, clientv3.WithKeysOnly())).Commit()
+		var resp *clientv3.TxnResponse
+		err := c.engine.insist(ctx, func(ctx context.Context) (err error) {
+			resp, err = c.engine.client.Txn(ctx).Then(inFront, clientv3.OpGet(c.key, clientv3.WithKeysOnly())).Commit()
+			return err
+		})
 		if err != nil {
-			if err = c.pause(ctx, err); err != nil {
-				return err
-			}
-			continue
+			return err
 		}
 		own := resp.Responses[1].GetResponseRange().Kvs
 		if len(own) == 0 || own[0].CreateRevision != rev {
@@ -213,7 +252,8 @@ func (c *claim) waitGone(ctx context.Context, key string, rev int64, again <-cha
 			case ctx.Err() != nil:
 				return ctx.Err()
 			case !ok || resp.Err() != nil:
-				return c.pause(ctx, status.Error(codeUnavailable, "watch ended"))
+				pause(ctx) // then look again
+				return ctx.Err()
 			case deleted(resp):
 				return nil
 			}
@@ -247,14 +287,12 @@ func (c *claim) watch(rev int64) {
 				return
 			}
 		}
-		select {
-		case <-c.Done():
+		if !pause(c.Proof) {
 			return
-		case <-time.After(retryPause):
 		}
 		// The watch broke off, or its revision was compacted away: look, then
 		// watch from there.
-		resp, err := c.engine.client.Get(c.Proof, c.key, clientv3.WithKeysOnly())
+		resp, err := c.engine.get(c.Proof, c.key)
 		if err != nil {
 			continue
 		}
@@ -297,19 +335,27 @@ func (c *claim) renew() {
 	}
 }
 
-// revoke ends a lease, without the caller's ctx, and reports how that went.
-func (e *engine) revoke(ctx context.Context, id clientv3.LeaseID, patience time.Duration) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+// revoke ends a lease. Asked again after an answer that was lost, etcd does not know
+// the lease any more.
+func (e *engine) revoke(ctx context.Context, id clientv3.LeaseID) error {
+	return e.insist(ctx, func(ctx context.Context) error {
+		_, err := e.client.Revoke(ctx, id)
+		return err
+	})
+}
+
+// dispose revokes a lease without the caller. What cannot be revoked in a TTL has ended.
+func (e *engine) dispose(ctx context.Context, id clientv3.LeaseID) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.ttl)
 	defer cancel()
-	_, err := e.client.Revoke(ctx, id)
-	return err
+	e.revoke(ctx, id)
 }
 
 // abandon gives up a claim in the background. The key goes with the lease: a
 // transaction that is still on its way finds no lease to put it under.
 func (c *claim) abandon() {
 	c.Release()
-	go c.engine.revoke(c.Proof, c.id, c.ttl)
+	go c.engine.dispose(c.Proof, c.id)
 }
 
 // Context is the proof, which ends with the ownership.
@@ -337,14 +383,14 @@ func (c *claim) release(ctx context.Context) error {
 	defer cancel()
 
 	// The watch may be a moment late. Look, so that nil means held to the end.
-	resp, err := c.engine.client.Get(wait, c.key, clientv3.WithKeysOnly())
+	resp, err := c.engine.get(wait, c.key)
 	if err == nil && (len(resp.Kvs) == 0 || resp.Kvs[0].CreateRevision != int64(c.token.N)) {
 		c.abandon()
 		return fmt.Errorf("%v: %w: %w", c.call, locker.ErrLost, errDeleted)
 	}
 	looked := err == nil
 	if looked {
-		_, err = c.engine.client.Revoke(wait, c.id)
+		err = c.engine.revoke(wait, c.id)
 	}
 	switch {
 	case err == nil:

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -29,6 +30,14 @@ func TestMain(m *testing.M) {
 		}
 		return open(client), nil
 	})
+}
+
+// partitions returns how many partitions to inject: n, or 60 where LOCKER_LONG is set.
+func partitions(n int) int {
+	if os.Getenv("LOCKER_LONG") != "" {
+		return 60
+	}
+	return n
 }
 
 func open(client *clientv3.Client) locker.Locker { return etcd.New(client, &etcd.Options{TTL: ttl}) }
@@ -60,7 +69,8 @@ func keys(t testing.TB, client *clientv3.Client, name string) (keys []string, le
 func faults(t testing.TB, c *etcdtest.Cluster) lockertest.Faults {
 	client := c.Client(t)
 	return lockertest.Faults{
-		Spec: strings.Join(c.Endpoints(), ","),
+		Spec:       strings.Join(c.Endpoints(), ","),
+		Partitions: partitions(6),
 		Residue: func(t testing.TB) []string {
 			left, _ := keys(t, client, "")
 			resp, err := client.Leases(ctx(t))
@@ -107,11 +117,13 @@ func faults(t testing.TB, c *etcdtest.Cluster) lockertest.Faults {
 }
 
 func TestConformanceSingle(t *testing.T) {
+	t.Parallel()
 	c := etcdtest.Start(t, 1)
 	lockertest.Run(t, func(t testing.TB) locker.Locker { return open(c.Client(t)) }, faults(t, c))
 }
 
 func TestConformanceThree(t *testing.T) {
+	t.Parallel()
 	c := etcdtest.Start(t, 3)
 	lockertest.Run(t, func(t testing.TB) locker.Locker { return open(c.Client(t)) }, faults(t, c))
 }

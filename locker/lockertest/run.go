@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"runtime/pprof"
 	"strings"
 	"sync"
 	"testing"
@@ -498,38 +499,32 @@ func (s *suite) fifo(t *testing.T) {
 	}
 }
 
-// goroutines counts them before and after.
+// goroutines looks for those that were started by calls that are over. They are known
+// by a label, which goroutines inherit: other tests may run at the same time.
 func (s *suite) goroutines(t *testing.T) {
 	l := s.new(t)
 	unlock(t, lock(t, l, "goroutines")) // what a client starts once
-	s.settle(t, l)
-	before := runtime.NumGoroutine()
-	for range 20 {
-		h := lock(t, l, "goroutines")
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Millisecond)
-		l.Lock(ctx, "goroutines", locker.Exclusive)
-		cancel()
-		l.TryLock(context.Background(), "goroutines", locker.Exclusive)
-		unlock(t, h)
-	}
+	label := fmt.Sprintf("%p", t)
+	pprof.Do(context.Background(), pprof.Labels("lockertest", label), func(context.Context) {
+		for range 20 {
+			h := lock(t, l, "goroutines")
+			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Millisecond)
+			l.Lock(ctx, "goroutines", locker.Exclusive)
+			cancel()
+			l.TryLock(context.Background(), "goroutines", locker.Exclusive)
+			unlock(t, h)
+		}
+	})
 	eventually(t, func() string {
-		if n := runtime.NumGoroutine(); n > before {
-			buf := make([]byte, 1<<20)
-			return fmt.Sprintf("%d goroutines, %d before\n%s", n, before, buf[:runtime.Stack(buf, true)])
+		var all strings.Builder
+		pprof.Lookup("goroutine").WriteTo(&all, 1)
+		for _, stack := range strings.Split(all.String(), "\n\n") {
+			if strings.Contains(stack, label) {
+				return "left behind: " + stack
+			}
 		}
 		return ""
 	})
-}
-
-// settle waits until the goroutines of earlier tests are gone.
-func (s *suite) settle(t testing.TB, l locker.Locker) {
-	last, since := runtime.NumGoroutine(), time.Now()
-	for time.Since(since) < s.traits.Cleanup {
-		time.Sleep(20 * time.Millisecond)
-		if n := runtime.NumGoroutine(); n != last {
-			last, since = n, time.Now()
-		}
-	}
 }
 
 // cancellations ends ctx at 0 to 2 ms in steps of 25 µs, 600 times, half of them while

@@ -1,0 +1,322 @@
+//go:build unix
+
+package etcdtest_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/client/v3/concurrency"
+
+	"github.com/flockctx/flockctx/etcd"
+	"github.com/flockctx/flockctx/etcd/etcdtest"
+	"github.com/flockctx/flockctx/locker"
+	"github.com/flockctx/flockctx/locker/lockertest"
+)
+
+func lock(t testing.TB, l locker.Locker, name string) locker.Held {
+	t.Helper()
+	h, err := l.Lock(ctx(t), name, locker.Exclusive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// holds fails unless h is held for d.
+func holds(t testing.TB, h locker.Held, d time.Duration) {
+	t.Helper()
+	select {
+	case <-h.Context().Done():
+		t.Fatal(context.Cause(h.Context()))
+	case <-time.After(d):
+	}
+}
+
+// lost waits until h is lost.
+func lost(t testing.TB, h locker.Held) {
+	t.Helper()
+	select {
+	case <-h.Context().Done():
+	case <-time.After(time.Minute):
+		t.Fatal("the lock is still held")
+	}
+	if err := context.Cause(h.Context()); !errors.Is(err, locker.ErrLost) {
+		t.Fatalf("cause %v", err)
+	}
+}
+
+// TestServers breaks servers of a cluster of three, and looks at who holds.
+func TestServers(t *testing.T) {
+	t.Parallel()
+	c := etcdtest.Start(t, 3)
+
+	// With a TTL well above an election, a holder outlives its leader.
+	t.Run("the leader is killed", func(t *testing.T) {
+		l := etcd.New(c.Client(t), &etcd.Options{TTL: 6 * time.Second})
+		h := lock(t, l, "leader")
+		token, _ := h.Token()
+		waiter := make(chan locker.Held, 1)
+		go func() {
+			h, err := l.Lock(ctx(t), "leader", locker.Exclusive)
+			if err != nil {
+				t.Error(err)
+			}
+			waiter <- h
+		}()
+		leader, _ := c.Leader()
+		leader.Kill()
+		holds(t, h, 8*time.Second)
+		select {
+		case <-waiter:
+			t.Fatal("two holders")
+		default:
+		}
+		if err := h.Unlock(ctx(t)); err != nil {
+			t.Errorf("Unlock without the old leader: %v", err)
+		}
+		next := <-waiter
+		if second, _ := next.Token(); second.N <= token.N || second.Epoch != token.Epoch {
+			t.Errorf("token %v after %v", second, token)
+		}
+		if err := next.Unlock(ctx(t)); err != nil {
+			t.Error(err)
+		}
+		leader.Run()
+		c.Ready()
+	})
+
+	t.Run("a follower is frozen", func(t *testing.T) {
+		client := c.Client(t)
+		l := open(client)
+		_, followers := c.Leader()
+		for i, f := range followers {
+			h := lock(t, l, "follower")
+			f.Freeze()
+			holds(t, h, 3*ttl)
+			if err := h.Unlock(ctx(t)); err != nil {
+				t.Errorf("Unlock with follower %d frozen: %v", i, err)
+			}
+			f.Thaw()
+			c.Ready()
+		}
+	})
+
+	t.Run("the leader is frozen", func(t *testing.T) {
+		a, b := open(c.Client(t)), open(c.Client(t))
+		h := lock(t, a, "freeze")
+		granted := make(chan time.Time, 1)
+		go func() {
+			h, err := b.Lock(ctx(t), "freeze", locker.Exclusive)
+			if err != nil {
+				// Its place in the queue may go with the leader.
+				if !errors.Is(err, locker.ErrLost) {
+					t.Error(err)
+				}
+				h = lock(t, b, "freeze")
+			}
+			granted <- time.Now()
+			h.Unlock(ctx(t))
+		}()
+		ended := make(chan time.Time, 1)
+		context.AfterFunc(h.Context(), func() { ended <- time.Now() })
+		leader, _ := c.Leader()
+		leader.Freeze()
+		time.Sleep(3 * ttl)
+		// It is held by the one or by the other, or was handed on.
+		h.Unlock(ctx(t))
+		end, grant := <-ended, <-granted
+		leader.Thaw()
+		c.Ready()
+		t.Logf("the next grant came %v after the end of the holder's Context", grant.Sub(end))
+		if grant.Before(end) {
+			t.Error("two holders")
+		}
+	})
+
+	t.Run("quorum is lost", func(t *testing.T) {
+		client := c.Client(t)
+		l := open(client)
+		h := lock(t, l, "quorum")
+		leader, followers := c.Leader()
+		leader.Freeze()
+		followers[0].Freeze()
+		begin := time.Now()
+		lost(t, h)
+		t.Logf("Context ended after %v", time.Since(begin))
+		for _, f := range []func(context.Context, string, locker.Mode) (locker.Held, error){l.Lock, l.TryLock} {
+			ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
+			if h, err := f(ctx, "quorum", locker.Exclusive); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("without quorum: %v, %v", h, err)
+			} else {
+				t.Log(err)
+			}
+			cancel()
+		}
+		short, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+		defer cancel()
+		if err := h.Unlock(short); !errors.Is(err, locker.ErrLost) {
+			t.Errorf("Unlock: %v", err)
+		}
+		leader.Thaw()
+		followers[0].Thaw()
+		c.Ready()
+		if err := lock(t, l, "quorum").Unlock(ctx(t)); err != nil {
+			t.Error(err)
+		}
+		if all, _ := keys(t, client, "quorum"); len(all) > 0 {
+			t.Errorf("left: %v", all)
+		}
+	})
+
+	t.Run("an unlock without an answer", func(t *testing.T) {
+		p := lockertest.NewProxy(t, "tcp", c.Servers[0].Addr())
+		l := open(c.Client(t, p.Addr()))
+		h := lock(t, l, "unsure")
+		p.Swallow(lockertest.Both)
+		short, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+		defer cancel()
+		begin := time.Now()
+		err := h.Unlock(short)
+		if !errors.Is(err, locker.ErrUnsure) {
+			t.Errorf("Unlock: %v", err)
+		}
+		if again := h.Unlock(ctx(t)); again != err {
+			t.Errorf("repeated: %v", again)
+		}
+		other := lock(t, open(c.Client(t)), "unsure")
+		t.Logf("%v; free after %v, Cleanup is %v", err, time.Since(begin), l.Traits().Cleanup)
+		other.Unlock(ctx(t))
+	})
+}
+
+// TestWaiterLosesItsPlace: a queued waiter whose lease has died must not wait for ever.
+func TestWaiterLosesItsPlace(t *testing.T) {
+	t.Parallel()
+	c := etcdtest.Start(t, 1)
+	client := c.Client(t)
+	l := open(client)
+	h := lock(t, l, "place")
+	for _, how := range []string{"revoke", "delete"} {
+		errs := make(chan error)
+		go func() { _, err := l.Lock(ctx(t), "place", locker.Exclusive); errs <- err }()
+		var all []string
+		var leases []clientv3.LeaseID
+		for len(all) < 2 {
+			all, leases = keys(t, client, "place")
+		}
+		var err error
+		if how == "revoke" {
+			_, err = client.Revoke(ctx(t), leases[1])
+		} else {
+			_, err = client.Delete(ctx(t), all[1])
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := <-errs; !errors.Is(err, locker.ErrLost) {
+			t.Errorf("%s: %v", how, err)
+		}
+	}
+	if err := h.Unlock(ctx(t)); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestStockMutex: a Mutex of the stock client on the same keys takes part in the queue.
+func TestStockMutex(t *testing.T) {
+	t.Parallel()
+	c := etcdtest.Start(t, 1)
+	client := c.Client(t)
+	l := open(client)
+	session, err := concurrency.NewSession(client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := concurrency.NewMutex(session, "flockctx/stock")
+	h := lock(t, l, "stock")
+	if err := m.TryLock(ctx(t)); err != concurrency.ErrLocked {
+		t.Errorf("Mutex.TryLock of a held lock: %v", err)
+	}
+	locked := make(chan error)
+	go func() { locked <- m.Lock(ctx(t)) }()
+	for {
+		if all, _ := keys(t, client, "stock"); len(all) == 2 {
+			break
+		}
+	}
+	if err := h.Unlock(ctx(t)); err != nil {
+		t.Error(err)
+	}
+	if err := <-locked; err != nil {
+		t.Fatal(err)
+	}
+	if h, err := l.TryLock(ctx(t), "stock", locker.Exclusive); err == nil {
+		t.Errorf("TryLock of a Mutex's lock: %v", h)
+	}
+	if err := m.Unlock(ctx(t)); err != nil {
+		t.Error(err)
+	}
+	if err := lock(t, l, "stock").Unlock(ctx(t)); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestControl partitions the stock client's session and Mutex: it has two holders at
+// times, which shows that the same injection against this package would find them.
+func TestControl(t *testing.T) {
+	t.Parallel()
+	n := partitions(12)
+	c := etcdtest.Start(t, 1)
+	var mu sync.Mutex
+	var all []lockertest.Overlap
+	var wg sync.WaitGroup
+	slots := make(chan bool, 10)
+	for i := range n {
+		wg.Go(func() {
+			slots <- true
+			defer func() { <-slots }()
+			p := lockertest.NewProxy(t, "tcp", c.Servers[0].Addr())
+			client := c.Client(t, p.Addr())
+			direct := c.Client(t)
+			name := fmt.Sprintf("control%d/", i)
+			o := lockertest.Partition(t, p, []lockertest.Direction{lockertest.Both, lockertest.ToServer, lockertest.ToClient}[i%3], func() <-chan struct{} {
+				// The client looks for lapsed leases every second from its
+				// first one on: as a client that has been running for long.
+				if _, err := concurrency.NewSession(client); err != nil {
+					t.Error(err)
+				}
+				time.Sleep(rand.N(time.Second))
+				s, err := concurrency.NewSession(client, concurrency.WithTTL(2))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := concurrency.NewMutex(s, name).Lock(ctx(t)); err != nil {
+					t.Fatal(err)
+				}
+				return s.Done()
+			}, func() {
+				s, err := concurrency.NewSession(direct, concurrency.WithTTL(2))
+				if err == nil {
+					err = concurrency.NewMutex(s, name).Lock(ctx(t))
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			})
+			mu.Lock()
+			all = append(all, o)
+			mu.Unlock()
+		})
+	}
+	wg.Wait()
+	if lockertest.Report(t, "stock client", all) == 0 {
+		t.Error("the control has no overlaps: the injection finds nothing")
+	}
+}

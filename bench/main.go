@@ -90,6 +90,11 @@ func measure(pick, only string, quick, smoke bool, dir, out string) error {
 		b.only = strings.Split(only, ",")
 	}
 	var err error
+	if out != "" { // before ten minutes are spent
+		if err := os.MkdirAll(out, 0o755); err != nil {
+			return err
+		}
+	}
 	if b.dir, err = os.MkdirTemp(cmp.Or(dir, diskDir()), "flockctx-bench-"); err != nil {
 		return err
 	}

@@ -170,9 +170,6 @@ func (r *record) writeLosses(out io.Writer, scenario string) {
 
 // save writes the report and its data into dir.
 func (b *bench) save(dir string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
 	data, err := json.Marshal(b.record)
 	if err != nil {
 		return err

@@ -26,7 +26,7 @@ var uncontendedScenario = scenario{
 }
 
 func (b *bench) uncontended() error {
-	rounds, per := pick(b, 40, 12, 1), pick(b, 2000, 1000, 20)
+	rounds, batches := pick(b, 30, 12, 1), pick(b, 40, 20, 1)
 	dirs := []string{b.dir}
 	if b.shm != "" {
 		dirs = append(dirs, b.shm)
@@ -56,7 +56,7 @@ func (b *bench) uncontended() error {
 					cands = kept
 				}
 				kase := fmt.Sprintf("%s, %s, %s", way, mode, fileSystem(dir))
-				if err := b.timeCalls(ctx, kase, cands, c, path, shared, way == "kept", rounds, per); err != nil {
+				if err := b.timeCalls(ctx, kase, cands, c, path, shared, way == "kept", rounds, batches); err != nil {
 					return err
 				}
 			}
@@ -68,7 +68,10 @@ func (b *bench) uncontended() error {
 	return nil
 }
 
-func (b *bench) timeCalls(ctx context.Context, kase string, cands []*candidate, c *child, path string, shared, kept bool, rounds, per int) error {
+func (b *bench) timeCalls(ctx context.Context, kase string, cands []*candidate, c *child, path string, shared, kept bool, rounds, batches int) error {
+	// A round is the median of batches: none of them so long that it often meets a
+	// switch to another process.
+	const per = 50
 	handles := make(map[string]handle)
 	for _, cand := range cands {
 		if kept && cand.open != nil {
@@ -87,7 +90,7 @@ func (b *bench) timeCalls(ctx context.Context, kase string, cands []*candidate, 
 			if shared && cand.name == fsl {
 				continue
 			}
-			var ns int64
+			times := make([]float64, batches)
 			var mallocs, bytes float64
 			if cand.name == bareC {
 				command := "p"
@@ -97,41 +100,46 @@ func (b *bench) timeCalls(ctx context.Context, kase string, cands []*candidate, 
 				if shared {
 					command = strings.ToUpper(command)
 				}
-				fmt.Fprintln(c.stdin, command, per)
-				line, err := c.line()
-				if err != nil {
-					return err
-				}
-				if ns, err = strconv.ParseInt(strings.TrimSpace(line), 10, 64); err != nil {
-					return err
+				for i := range times {
+					fmt.Fprintln(c.stdin, command, per)
+					line, err := c.line()
+					if err != nil {
+						return err
+					}
+					if times[i], err = strconv.ParseFloat(strings.TrimSpace(line), 64); err != nil {
+						return err
+					}
 				}
 			} else {
 				h := handles[cand.name]
 				var before, after runtime.MemStats
 				runtime.ReadMemStats(&before)
-				start := now()
-				for range per {
-					var err error
-					if kept {
-						if err = h.Lock(ctx); err == nil {
-							err = h.Unlock()
+				for i := range times {
+					start := now()
+					for range per {
+						var err error
+						if kept {
+							if err = h.Lock(ctx); err == nil {
+								err = h.Unlock()
+							}
+						} else {
+							err = cand.once(ctx, path, shared)
 						}
-					} else {
-						err = cand.once(ctx, path, shared)
+						if err != nil {
+							return fmt.Errorf("%s: %w", cand.name, err)
+						}
 					}
-					if err != nil {
-						return fmt.Errorf("%s: %w", cand.name, err)
-					}
+					times[i] = float64(now() - start)
 				}
-				ns = now() - start
 				runtime.ReadMemStats(&after)
-				mallocs = float64(after.Mallocs-before.Mallocs) / float64(per)
-				bytes = float64(after.TotalAlloc-before.TotalAlloc) / float64(per)
+				calls := float64(batches * per)
+				mallocs = float64(after.Mallocs-before.Mallocs) / calls
+				bytes = float64(after.TotalAlloc-before.TotalAlloc) / calls
 			}
 			if round == 0 && rounds > 1 {
 				continue
 			}
-			b.add("uncontended", kase, cand.name, "lock and release", "ns", float64(ns)/float64(per))
+			b.add("uncontended", kase, cand.name, "lock and release", "ns", median(times)/per)
 			if cand.name != bareC {
 				b.add("uncontended", kase, cand.name, "allocations", "", float64(int(mallocs+0.5)))
 				b.add("uncontended", kase, cand.name, "bytes", "B", float64(int(bytes+0.5)))

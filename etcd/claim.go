@@ -19,9 +19,6 @@ import (
 )
 
 const (
-	codeUnavailable   = codes.Unavailable
-	codeUnimplemented = codes.Unimplemented
-
 	// grantPatience bounds the wait for a lease where ctx does not.
 	grantPatience = 10 * time.Second
 
@@ -174,7 +171,7 @@ func (e *engine) insist(ctx context.Context, request func(context.Context) error
 		case err == nil, ctx.Err() != nil:
 			return err
 		case expired:
-		case code(err) == codeUnavailable:
+		case code(err) == codes.Unavailable:
 			if !pause(ctx) {
 				return err
 			}

@@ -19,10 +19,13 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"strings"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 
 	"github.com/flockctx/flockctx/internal/lease"
 	"github.com/flockctx/flockctx/locker"
@@ -116,11 +119,11 @@ func (e *engine) lock(ctx context.Context, name string, m locker.Mode, try bool)
 	}
 	switch {
 	case ctx.Err() != nil:
-		return nil, call.Ended(ctx, unanswered(c, err))
+		return nil, call.Ended(ctx, e.unanswered(c, err))
 	case err == errBusy:
 		return nil, call.Busy()
 	}
-	return nil, call.Failed(explain(err))
+	return nil, call.Failed(e.explain(err))
 }
 
 // errBusy: a TryLock found the queue not empty. It does not leave the package.
@@ -128,25 +131,32 @@ var errBusy = errors.New("busy")
 
 // unanswered returns what to add to the error of an ended ctx: nothing if it ended in
 // the queue.
-func unanswered(c *claim, err error) error {
+func (e *engine) unanswered(c *claim, err error) error {
 	if c != nil && c.queued {
 		return nil
 	}
 	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return errors.New("no answer from etcd")
+		return e.silence()
 	}
-	return explain(err)
+	return e.explain(err)
+}
+
+// silence says why etcd does not answer.
+func (e *engine) silence() error {
+	switch e.client.ActiveConnection().GetState() {
+	case connectivity.Connecting, connectivity.TransientFailure:
+		return fmt.Errorf("no connection to etcd at %s", strings.Join(e.client.Endpoints(), ", "))
+	}
+	return errors.New("no answer from etcd")
 }
 
 // explain adds to a server's error what to do about it.
-func explain(err error) error {
+func (e *engine) explain(err error) error {
 	switch {
-	case code(err) == codeUnimplemented:
+	case code(err) == codes.Unimplemented:
 		return fmt.Errorf("the server does not offer the API of etcd 3, is it older? %w: %w", errors.ErrUnsupported, err)
-	case code(err) == codeUnavailable:
-		return fmt.Errorf("etcd cannot be reached: %w", err)
-	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("no answer from etcd: %w", err)
+	case code(err) == codes.Unavailable, errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("%w: %w", e.silence(), err)
 	case errors.Is(err, rpctypes.ErrAuthFailed), errors.Is(err, rpctypes.ErrPermissionDenied), errors.Is(err, rpctypes.ErrUserEmpty):
 		return fmt.Errorf("etcd refuses the credentials: %w", err)
 	}

@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -22,6 +23,14 @@ func TestMain(m *testing.M) {
 	lockertest.Main(m, func(dsn string) (locker.Locker, error) {
 		return postgres.New(dsn, &postgres.Options{TTL: ttl}), nil
 	})
+}
+
+// partitions returns how many partitions to inject: n, or 60 where LOCKER_LONG is set.
+func partitions(n int) int {
+	if os.Getenv("LOCKER_LONG") != "" {
+		return 60
+	}
+	return n
 }
 
 func open(dsn string) locker.Locker { return postgres.New(dsn, &postgres.Options{TTL: ttl}) }
@@ -55,7 +64,8 @@ const ofName = `locktype = 'advisory' and objsubid = 1 and (classid::bigint << 3
 
 func faults(s *pgtest.Server) lockertest.Faults {
 	return lockertest.Faults{
-		Spec: s.DSN(""),
+		Spec:       s.DSN(""),
+		Partitions: partitions(6),
 		Residue: func(t testing.TB) []string {
 			return query(t, s, "select pid || ' ' || mode || ' ' || granted from pg_locks where locktype = 'advisory'")
 		},
@@ -78,6 +88,7 @@ func faults(s *pgtest.Server) lockertest.Faults {
 }
 
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	s := pgtest.Start(t)
 	lockertest.Run(t, func(testing.TB) locker.Locker { return open(s.DSN("")) }, faults(s))
 }

@@ -84,6 +84,7 @@ func Run(t *testing.T, newLocker func(t testing.TB) locker.Locker, faults Faults
 		{"tokens rise", s.tokens},
 		{"Do", s.do},
 		{"first come, first served", s.fifo},
+		{"200 waiters on one name", s.waiters},
 		{"no goroutine is left", s.goroutines},
 		{"600 cancellations leave nothing", s.cancellations},
 		{"processes count under a lock", s.processes},

@@ -1,0 +1,438 @@
+package postgres_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/flockctx/flockctx/internal/pgtest"
+	"github.com/flockctx/flockctx/locker"
+	"github.com/flockctx/flockctx/locker/lockertest"
+	"github.com/flockctx/flockctx/postgres"
+)
+
+func within(t testing.TB, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func lock(t testing.TB, l locker.Locker, name string) locker.Held {
+	t.Helper()
+	h, err := l.Lock(within(t, time.Minute), name, locker.Exclusive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+func unlock(t testing.TB, h locker.Held) {
+	t.Helper()
+	if err := h.Unlock(within(t, time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func exec1(t testing.TB, s *pgtest.Server, sql string) {
+	t.Helper()
+	ctx := within(t, time.Minute)
+	conn, err := pgx.Connect(ctx, s.DSN(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	if _, err := conn.PgConn().Exec(ctx, sql).ReadAll(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// refused fails unless Lock and TryLock of l fail with an error that has all of words.
+func refused(t *testing.T, l locker.Locker, is error, words ...string) {
+	t.Helper()
+	for _, f := range []func(context.Context, string, locker.Mode) (locker.Held, error){l.Lock, l.TryLock} {
+		begin := time.Now()
+		h, err := f(within(t, 5*time.Second), "refused", locker.Exclusive)
+		if err == nil {
+			t.Fatalf("granted %v", h)
+		}
+		if is != nil && !errors.Is(err, is) {
+			t.Errorf("%v: not %v", err, is)
+		}
+		for _, word := range words {
+			if !strings.Contains(err.Error(), word) {
+				t.Errorf("%q is not in: %v", word, err)
+			}
+		}
+		t.Logf("after %v: %v", time.Since(begin).Round(time.Millisecond), err)
+	}
+}
+
+func TestBadInput(t *testing.T) {
+	t.Parallel()
+	s := pgtest.Start(t)
+	t.Run("TTL below the floor", func(t *testing.T) {
+		refused(t, postgres.New(s.DSN(""), &postgres.Options{TTL: time.Millisecond}), nil, "TTL", "1ms", "1s")
+	})
+	t.Run("malformed DSN", func(t *testing.T) {
+		refused(t, open("postgres://%zz"), nil, "parse")
+	})
+	t.Run("no server", func(t *testing.T) {
+		refused(t, open("host="+t.TempDir()+" user=postgres"), nil, "cannot be reached")
+	})
+	t.Run("a server that says nothing", func(t *testing.T) {
+		p := lockertest.NewProxy(t, "unix", s.Socket())
+		p.Swallow(lockertest.Both)
+		l := open(s.DSN(filepath.Dir(p.Addr())))
+		_, err := l.Lock(within(t, 300*time.Millisecond), "refused", locker.Exclusive)
+		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "no answer") {
+			t.Errorf("%v", err)
+		}
+		t.Log(err)
+		p.Heal()
+	})
+	t.Run("wrong credentials", func(t *testing.T) {
+		refused(t, open(s.DSN("")+" user=nobody_of_that_name"), nil, "credentials")
+	})
+	t.Run("wrong database", func(t *testing.T) {
+		refused(t, open("host="+s.Dir()+" user=postgres dbname=missing"), nil, "missing")
+	})
+	t.Run("no right to make the sequence", func(t *testing.T) {
+		exec1(t, s, "create role guest login")
+		l := postgres.New("host="+s.Dir()+" user=guest dbname=postgres", &postgres.Options{TTL: ttl, Sequence: "public.guests"})
+		refused(t, l, nil, "public", "guests", "permission denied")
+		exec1(t, s, "create sequence guests; grant usage on sequence guests to guest")
+		unlock(t, lock(t, l, "guest"))
+	})
+	t.Run("a sequence that does not rise", func(t *testing.T) {
+		exec1(t, s, "create sequence cached cache 10")
+		refused(t, postgres.New(s.DSN(""), &postgres.Options{TTL: ttl, Sequence: "cached"}), nil, "CACHE 1")
+	})
+	t.Run("a quote in the sequence's name", func(t *testing.T) {
+		l := postgres.New(s.DSN(""), &postgres.Options{TTL: ttl, Sequence: `it's "odd"`})
+		unlock(t, lock(t, l, "quote"))
+	})
+	t.Run("no connection left", func(t *testing.T) {
+		small := pgtest.Start(t, "max_connections=4")
+		l := open(small.DSN(""))
+		var held []locker.Held
+		var err error
+		for i := 0; err == nil && i < 8; i++ {
+			var h locker.Held
+			if h, err = l.Lock(within(t, 5*time.Second), strconv.Itoa(i), locker.Exclusive); err == nil {
+				held = append(held, h)
+			}
+		}
+		if err == nil || !strings.Contains(err.Error(), "no connection left") {
+			t.Errorf("%v", err)
+		}
+		for _, h := range held {
+			unlock(t, h)
+		}
+	})
+	if left := query(t, s, "select pid from pg_locks where locktype = 'advisory'"); len(left) > 0 {
+		t.Errorf("%d locks are held", len(left))
+	}
+}
+
+// TestOldServer talks to a server that says it is version 13.
+func TestOldServer(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				b := pgproto3.NewBackend(c, c)
+				if _, err := b.ReceiveStartupMessage(); err != nil {
+					return
+				}
+				b.Send(&pgproto3.AuthenticationOk{})
+				b.Send(&pgproto3.ParameterStatus{Name: "server_version", Value: "13.14 (Debian 13.14-1)"})
+				b.Send(&pgproto3.BackendKeyData{ProcessID: 7, SecretKey: []byte{1, 2, 3, 4}})
+				b.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
+				b.Flush()
+				b.Receive()
+			}()
+		}
+	}()
+	host, port, _ := net.SplitHostPort(l.Addr().String())
+	refused(t, open("host="+host+" port="+port+" user=postgres sslmode=disable"), errors.ErrUnsupported, "13.14", "14")
+}
+
+// TestPooler puts PgBouncer in between. In transaction mode it gave one lock to two
+// clients.
+func TestPooler(t *testing.T) {
+	t.Parallel()
+	bouncer, err := exec.LookPath("pgbouncer")
+	if err != nil {
+		if bouncer = "/usr/sbin/pgbouncer"; !exists(bouncer) {
+			t.Skip("SKIP: pgbouncer is not installed")
+		}
+	}
+	s := pgtest.Start(t)
+	for _, mode := range []string{"transaction", "session"} {
+		t.Run(mode, func(t *testing.T) {
+			dir := filepath.Join(s.Dir(), mode)
+			mkdir := s.Command("mkdir", dir)
+			if out, err := mkdir.CombinedOutput(); err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			ini := filepath.Join(dir, "ini")
+			conf := fmt.Sprintf("[databases]\npostgres = host=%s\n[pgbouncer]\nlisten_port = 5432\nlisten_addr =\nunix_socket_dir = %s\nunix_socket_mode = 0777\nauth_type = any\npool_mode = %s\nignore_startup_parameters = extra_float_digits\n", s.Dir(), dir, mode)
+			conf = strings.Replace(conf, "host="+s.Dir(), "host="+s.Dir()+" user=postgres", 1)
+			if err := os.WriteFile(ini, []byte(conf), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			cmd := s.Command(bouncer, "-q", ini)
+			var log strings.Builder
+			cmd.Stdout, cmd.Stderr = &log, &log
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+			for limit := time.Now().Add(20 * time.Second); !exists(filepath.Join(dir, ".s.PGSQL.5432")); time.Sleep(10 * time.Millisecond) {
+				if time.Now().After(limit) {
+					t.Fatalf("pgbouncer does not start: %s", log.String())
+				}
+			}
+
+			dsn := s.DSN(dir)
+			if mode == "transaction" {
+				// The control: the stock way through this pooler.
+				ctx := within(t, 20*time.Second)
+				n := 0
+				for range 2 {
+					conn, err := pgx.Connect(ctx, dsn+" default_query_exec_mode=simple_protocol")
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer conn.Close(ctx)
+					var got bool
+					if err := conn.QueryRow(ctx, "select pg_try_advisory_lock(1)").Scan(&got); err != nil {
+						t.Fatal(err)
+					}
+					if got {
+						n++
+					}
+				}
+				if n != 2 {
+					t.Errorf("%d clients were given the lock by the control, not 2: the pooler does not pool", n)
+				}
+			}
+			refused(t, open(dsn), errors.ErrUnsupported, "pooler")
+		})
+	}
+}
+
+func exists(path string) bool { _, err := os.Stat(path); return err == nil }
+
+// TestRoleTimeouts: what an administrator has set for sessions at large must end
+// neither a wait nor a lock, and must not bring a token back after a crash.
+func TestRoleTimeouts(t *testing.T) {
+	t.Parallel()
+	s := pgtest.Start(t, "statement_timeout=300", "lock_timeout=200", "idle_in_transaction_session_timeout=200", "idle_session_timeout=500", "synchronous_commit=off")
+	a, b := open(s.DSN("")), open(s.DSN(""))
+	h := lock(t, a, "role")
+	locked := make(chan error, 1)
+	go func() {
+		h, err := b.Lock(context.Background(), "role", locker.Exclusive)
+		if err == nil {
+			err = h.Unlock(context.Background())
+		}
+		locked <- err
+	}()
+	select {
+	case err := <-locked:
+		t.Fatalf("while it is held: %v", err)
+	case <-h.Context().Done():
+		t.Fatal(context.Cause(h.Context()))
+	case <-time.After(ttl + time.Second):
+	}
+	unlock(t, h)
+	if err := <-locked; err != nil {
+		t.Fatal(err)
+	}
+	var last uint64
+	for range 3 {
+		h := lock(t, open(s.DSN("")), "role")
+		if token, _ := h.Token(); token.N <= last {
+			t.Errorf("token %d after %d, and a crash", token.N, last)
+		} else {
+			last = token.N
+		}
+		s.Restart()
+	}
+}
+
+// TestFrozenBackend stops the backend of the holder: the server as such is well, and
+// does not let anybody in until it goes on.
+func TestFrozenBackend(t *testing.T) {
+	t.Parallel()
+	s := pgtest.Start(t)
+	h := lock(t, open(s.DSN("")), "frozen")
+	pid, err := strconv.Atoi(query(t, s, "select pid from pg_locks where granted and "+ofName, []byte("frozen"))[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	thaw := s.Freeze(pid)
+	begin := time.Now()
+	select {
+	case <-h.Context().Done():
+	case <-time.After(time.Minute):
+		t.Fatal("the lock is still held")
+	}
+	t.Logf("Context ended after %v", time.Since(begin))
+	if err := h.Unlock(within(t, 100*time.Millisecond)); !errors.Is(err, locker.ErrLost) {
+		t.Errorf("Unlock: %v", err)
+	}
+	thaw()
+	unlock(t, lock(t, open(s.DSN("")), "frozen"))
+}
+
+// TestNoticed measures how soon a holder knows that its backend is gone, and how soon
+// the server knows that a waiter is.
+func TestNoticed(t *testing.T) {
+	t.Parallel()
+	s := pgtest.Start(t)
+	l := open(s.DSN(""))
+	h := lock(t, l, "noticed")
+	pid, _ := strconv.Atoi(query(t, s, "select pid from pg_locks where granted and "+ofName, []byte("noticed"))[0])
+	begin := time.Now()
+	syscall.Kill(pid, syscall.SIGTERM)
+	<-h.Context().Done()
+	t.Logf("the backend was terminated %v before", time.Since(begin))
+	if err := h.Unlock(within(t, time.Minute)); !errors.Is(err, locker.ErrLost) {
+		t.Errorf("Unlock: %v", err)
+	}
+
+	h = lock(t, l, "noticed")
+	ctx, cancel := context.WithCancel(context.Background())
+	errs := make(chan error)
+	go func() { _, err := l.Lock(ctx, "noticed", locker.Exclusive); errs <- err }()
+	waiting := func() bool {
+		return len(query(t, s, "select pid from pg_locks where not granted and "+ofName, []byte("noticed"))) > 0
+	}
+	for !waiting() {
+	}
+	begin = time.Now()
+	cancel()
+	<-errs
+	took := time.Since(begin)
+	for waiting() {
+	}
+	t.Logf("a cancelled Lock returned after %v, the server forgot it within %v", took, time.Since(begin))
+	unlock(t, h)
+}
+
+// TestControl partitions a plain advisory lock, on a server that drops idle sessions:
+// the stock client does not know.
+func TestControl(t *testing.T) {
+	t.Parallel()
+	s := pgtest.Start(t, "idle_session_timeout=2000")
+	var mu sync.Mutex
+	var all []lockertest.Overlap
+	var wg sync.WaitGroup
+	for i := range partitions(6) {
+		wg.Go(func() {
+			time.Sleep(rand.N(time.Second))
+			p := lockertest.NewProxy(t, "unix", s.Socket())
+			take := func(dsn string) *pgx.Conn {
+				conn, err := pgx.Connect(within(t, time.Minute), dsn)
+				if err == nil {
+					_, err = conn.Exec(within(t, time.Minute), "select pg_advisory_lock($1)", i)
+				}
+				if err != nil {
+					t.Error(err)
+				}
+				return conn
+			}
+			o := lockertest.Partition(t, p, lockertest.Both, func() <-chan struct{} {
+				conn := take(s.DSN(filepath.Dir(p.Addr())))
+				lost := make(chan struct{})
+				go func() {
+					for !conn.IsClosed() {
+						time.Sleep(10 * time.Millisecond)
+					}
+					close(lost)
+				}()
+				t.Cleanup(func() { conn.Close(within(t, time.Millisecond)) })
+				return lost
+			}, func() { take(s.DSN("")) })
+			mu.Lock()
+			all = append(all, o)
+			mu.Unlock()
+		})
+	}
+	wg.Wait()
+	if lockertest.Report(t, "plain advisory lock", all) == 0 {
+		t.Error("the control has no overlaps: the injection finds nothing")
+	}
+}
+
+// TestLatency logs figures for docs/distributed.md. It is not parallel, so that little
+// else runs.
+func TestLatency(t *testing.T) {
+	s := pgtest.Start(t)
+	ours := func(idle int) func() func() {
+		l := postgres.New(s.DSN(""), &postgres.Options{Idle: idle})
+		return func() func() {
+			h := lock(t, l, "latency")
+			return func() { unlock(t, h) }
+		}
+	}
+	plain := func(fresh bool) func() func() {
+		var conn *pgx.Conn
+		return func() func() {
+			ctx := context.Background()
+			if conn == nil || fresh {
+				var err error
+				if conn, err = pgx.Connect(ctx, s.DSN("")); err != nil {
+					t.Fatal(err)
+				}
+				if !fresh {
+					t.Cleanup(func() { conn.Close(ctx) })
+				}
+			}
+			conn := conn
+			if _, err := conn.Exec(ctx, "select pg_advisory_lock(1)"); err != nil {
+				t.Fatal(err)
+			}
+			return func() {
+				if _, err := conn.Exec(ctx, "select pg_advisory_unlock(1)"); err != nil {
+					t.Error(err)
+				}
+				if fresh {
+					conn.Close(ctx)
+				}
+			}
+		}
+	}
+	lockertest.Latency(t, "flockctx, connection kept", 500, ours(0))
+	lockertest.Latency(t, "plain advisory lock, connection kept", 500, plain(false))
+	lockertest.Latency(t, "flockctx, new connection", 200, ours(-1))
+	lockertest.Latency(t, "plain advisory lock, new connection", 200, plain(true))
+	lockertest.HandOver(t, "flockctx", 100, 20*time.Millisecond, ours(0), ours(0))
+	lockertest.HandOver(t, "plain advisory lock", 100, 20*time.Millisecond, plain(false), plain(false))
+}

@@ -1,0 +1,413 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/flockctx/flockctx"
+	"github.com/spf13/pflag"
+)
+
+const help = `
+Usage:
+ flockctx [options] <file>|<directory> <command> [<argument>...]
+ flockctx [options] <file>|<directory> -c <command>
+ flockctx [options] <file descriptor number>
+ flockctx [options] --fd <number> <command> [<argument>...]
+ flockctx [options] --fd <number> -c <command>
+ flockctx --list [--json] [<file>...]
+ flockctx --probe <directory>
+
+Run a command while holding a lock, as flock(1) does, and see who holds locks.
+
+Options:
+ -s, --shared             get a shared lock
+ -x, -e, --exclusive      get an exclusive lock (default)
+ -u, --unlock             remove a lock
+ -n, --nonblock           fail rather than wait
+ -w, --wait, --timeout <secs>  wait for a limited amount of time
+ -E, --conflict-exit-code <number>  exit status after conflict or timeout
+ -o, --close              close file descriptor before running command
+ -c, --command <command>  run a single command string through the shell
+ -F, --no-fork            execute command without forking
+     --fd <number>        lock an inherited file descriptor
+     --fcntl              use fcntl(F_OFD_SETLK) rather than flock()
+     --start <offset>     starting offset for lock (implies --fcntl)
+     --length <number>    number of bytes to lock (implies --fcntl)
+     --also <file>        lock this file too, all or none; may be repeated
+     --remove             remove the lock file at the end
+     --verbose            say how long it took, and who is in the way
+     --quiet              no line on the terminal about who is in the way
+
+     --list               list holders and waiters, of all files or of these
+     --json               with --list: as JSON
+     --probe              find out whether locks work in a directory
+
+ -h, --help               display this help
+ -V, --version            display version
+
+For more details see flockctx(1).
+`
+
+// options are what the command line says.
+type options struct {
+	mode          flockctx.Mode
+	unlock        bool
+	nonblock      bool
+	timeout       timeout
+	conflict      int // exit status
+	close, noFork bool
+	fcntl         bool
+	start, length int64
+	fd            int // -1: none
+	also          []string
+	remove        bool
+	verbose       bool
+	quiet         bool
+
+	list, json, probe, agent bool
+
+	path    string
+	command []string // nil: none
+	args    []string // operands of the last group
+}
+
+// A timeout is how long -w waits.
+type timeout struct {
+	set     bool
+	invalid bool // flock(1) finds that out only when it sets its timer
+	d       time.Duration
+}
+
+// usageError is a command line that is not understood.
+type usageError struct {
+	text string
+	hint bool
+}
+
+func (e *usageError) Error() string { return e.text }
+
+func usagef(format string, args ...any) error {
+	return &usageError{text: fmt.Sprintf(format, args...)}
+}
+
+var errHelp, errVersion = errors.New("help"), errors.New("version")
+
+// An option is one of the command line.
+type option struct {
+	names string // long ones; the first is shown
+	short string
+	arg   bool
+	set   func(string) error
+	since int // which flock(1) has it, for abbreviations
+}
+
+const (
+	always = iota // flock(1) 2.38
+	later         // 2.41, 2.42
+	ours
+)
+
+// value makes an option a pflag.Value.
+type value struct {
+	set func(string) error
+	arg bool
+	err *error // the first error of any option
+}
+
+// present is what pflag calls Set with for an option without an argument. A
+// command line cannot contain it.
+const present = "\x00"
+
+func (v *value) String() string { return "" }
+func (v *value) Type() string   { return "" }
+func (v *value) Set(s string) error {
+	err := error(&usageError{text: "option doesn't allow an argument", hint: true})
+	if v.arg || s == present {
+		err = v.set(s)
+	}
+	if err != nil && *v.err == nil {
+		*v.err = err
+	}
+	return err
+}
+
+func parse(args []string) (*options, error) {
+	o := &options{conflict: 1, fd: -1}
+	if len(args) == 0 {
+		return nil, &usageError{"not enough arguments", true}
+	}
+	flag := func(p *bool) func(string) error {
+		return func(string) error { *p = true; return nil }
+	}
+	fail := func(err error) func(string) error {
+		return func(string) error { return err }
+	}
+	mode := func(m flockctx.Mode, unlock bool) func(string) error {
+		return func(string) error { o.mode, o.unlock = m, unlock; return nil }
+	}
+	all := []option{
+		{"shared", "s", false, mode(flockctx.Shared, false), always},
+		{"exclusive", "x", false, mode(flockctx.Exclusive, false), always},
+		{"e", "e", false, mode(flockctx.Exclusive, false), always},
+		{"unlock", "u", false, mode(flockctx.Exclusive, true), always},
+		{"nonblocking nb nonblock", "n", false, flag(&o.nonblock), always},
+		{"timeout wait", "w", true, func(s string) (err error) { o.timeout, err = parseTimeout(s); return err }, always},
+		{"conflict-exit-code", "E", true, func(s string) (err error) { o.conflict, err = parseStatus(s); return err }, always},
+		{"close", "o", false, flag(&o.close), always},
+		{"no-fork", "F", false, flag(&o.noFork), always},
+		{"verbose", "", false, flag(&o.verbose), always},
+		{"help", "h", false, fail(errHelp), always},
+		{"version", "V", false, fail(errVersion), always},
+		{"fcntl", "", false, flag(&o.fcntl), later},
+		{"start", "", true, func(s string) (err error) {
+			o.fcntl = true
+			o.start, err = parseSize(s, "invalid start offset")
+			return err
+		}, later},
+		{"length", "", true, func(s string) (err error) {
+			o.fcntl = true
+			o.length, err = parseSize(s, "invalid length of lock range")
+			return err
+		}, later},
+		{"fd", "", true, func(s string) (err error) { o.fd, err = parseFD(s); return err }, later},
+		{"also", "", true, func(s string) error { o.also = append(o.also, s); return nil }, ours},
+		{"remove", "", false, flag(&o.remove), ours},
+		{"quiet", "", false, flag(&o.quiet), ours},
+		{"list", "", false, flag(&o.list), ours},
+		{"json", "", false, flag(&o.json), ours},
+		{"probe", "", false, flag(&o.probe), ours},
+		{agentOption, "", false, flag(&o.agent), ours},
+	}
+	var first error
+	fs := pflag.NewFlagSet("flockctx", pflag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	fs.SetInterspersed(false)
+	for _, op := range all {
+		for i, name := range strings.Fields(op.names) {
+			short := op.short
+			if i > 0 {
+				short = ""
+			}
+			f := fs.VarPF(&value{op.set, op.arg, &first}, name, short, "")
+			if !op.arg {
+				f.NoOptDefVal = present
+			}
+		}
+	}
+	fs.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		return pflag.NormalizedName(unabbreviate(all, name))
+	})
+	if err := fs.Parse(args); err != nil {
+		if first != nil {
+			err = first
+		} else {
+			err = &usageError{err.Error(), true}
+		}
+		return nil, err
+	}
+	// pflag takes "-w=5" for "-w5". getopt(3) does not, nor does flock(1).
+	equals := regexp.MustCompile(`^-[sexunoF]*[wE]=`)
+	for _, a := range args[:len(args)-fs.NArg()] {
+		if equals.MatchString(a) {
+			return nil, usagef("invalid number: '%s'", a[strings.Index(a, "="):])
+		}
+	}
+	o.args = fs.Args()
+	return o, o.check()
+}
+
+// unabbreviate returns the option that name, a long one, begins. What has a meaning
+// for flock(1) keeps it, whatever options came later. Where several are meant it
+// returns name, which then is no option.
+func unabbreviate(all []option, name string) string {
+	for _, since := range []int{always, later, ours} {
+		found, several := "", false
+		for _, op := range all {
+			for _, n := range strings.Fields(op.names) {
+				if n == name {
+					return name
+				}
+			}
+		}
+		for _, op := range all {
+			names := strings.Fields(op.names)
+			if op.since != since || !slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, name) }) {
+				continue
+			}
+			several = several || found != ""
+			found = names[0]
+		}
+		switch {
+		case several:
+			return name
+		case found != "":
+			return found
+		}
+	}
+	return name
+}
+
+// check finds what is wrong with the options together, in the order of flock(1),
+// and takes the operands apart.
+func (o *options) check() error {
+	switch groups := btoi(o.list) + btoi(o.probe) + btoi(o.agent); {
+	case groups > 1:
+		return usagef("the --list and --probe options are incompatible")
+	case o.json && !o.list:
+		return usagef("--json needs --list")
+	case o.list:
+		return nil
+	case o.probe || o.agent:
+		if len(o.args) != 1 {
+			return usagef("--probe requires exactly one directory")
+		}
+		return nil
+	}
+	if o.noFork && o.close {
+		return usagef("the --no-fork and --close options are incompatible")
+	}
+	if o.noFork && o.remove {
+		return usagef("the --no-fork and --remove options are incompatible")
+	}
+	args := o.args
+	if o.fd < 0 {
+		if len(args) == 0 {
+			return usagef("requires file descriptor, file or directory")
+		}
+		if len(args) == 1 {
+			var err error
+			o.fd, err = parseFD(args[0])
+			if err != nil {
+				return err
+			}
+		} else {
+			o.path = args[0]
+		}
+		args = args[1:]
+	}
+	if o.path == "" && o.fd != -1 && (o.remove || len(o.also) > 0) {
+		return usagef("--also and --remove need a file, not a descriptor")
+	}
+	if len(o.also) > 0 && o.unlock {
+		return usagef("the --also and --unlock options are incompatible")
+	}
+	switch {
+	case len(args) == 0:
+	case args[0] == "-c" || args[0] == "--command":
+		if len(args) != 2 {
+			return usagef("%s requires exactly one command argument", args[0])
+		}
+		o.command = []string{shell(), "-c", args[1]}
+	default:
+		o.command = args
+	}
+	return nil
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// parseTimeout parses seconds as strtold(3) does.
+func parseTimeout(s string) (timeout, error) {
+	t := strings.TrimLeft(s, " \t\n\v\f\r")
+	lower := strings.ToLower(t)
+	if strings.Contains(lower, "0x") && !strings.Contains(lower, "p") {
+		t += "p0"
+	}
+	v, err := strconv.ParseFloat(t, 64)
+	if errors.Is(err, strconv.ErrRange) {
+		err = nil
+	}
+	if err != nil || strings.Contains(t, "_") {
+		return timeout{}, usagef("invalid timeout value: '%s'", s)
+	}
+	// As a struct timeval has it: what is less than 1 µs is 0.
+	micro := math.Trunc(v * 1e6)
+	switch {
+	case micro < 0 || math.IsNaN(v) || v >= math.MaxInt64:
+		return timeout{set: true, invalid: true}, nil
+	case micro >= math.MaxInt64/1000:
+		return timeout{set: true, d: math.MaxInt64}, nil
+	}
+	return timeout{set: true, d: time.Duration(micro) * time.Microsecond}, nil
+}
+
+func parseStatus(s string) (int, error) {
+	n, err := parseInt32(s)
+	if err != nil {
+		return 0, usagef("invalid exit code: '%s'", s)
+	}
+	if n < 0 || n > 255 {
+		return 0, usagef("exit code out of range (expected 0 to 255)")
+	}
+	return n, nil
+}
+
+// noFD is a number that is no descriptor's, for what is none.
+const noFD = math.MaxInt32
+
+func parseFD(s string) (int, error) {
+	n, err := parseInt32(s)
+	if err != nil {
+		return 0, usagef("bad file descriptor: '%s'", s)
+	}
+	if n < 0 {
+		n = noFD
+	}
+	return n, nil
+}
+
+// parseInt32 parses a number as strtol(3) does.
+func parseInt32(s string) (int, error) {
+	n, err := strconv.ParseInt(strings.TrimLeft(s, " \t\n\v\f\r"), 10, 32)
+	return int(n), err
+}
+
+// parseSize parses a number of bytes: 100, 4K, 4KiB (4096), 4KB (4000), 1.5M.
+func parseSize(s, text string) (int64, error) {
+	t := strings.TrimLeft(s, " \t\n\v\f\r")
+	i := strings.IndexFunc(t, func(r rune) bool { return r != '.' && (r < '0' || r > '9') })
+	if i < 0 {
+		i = len(t)
+	}
+	number, suffix := t[:i], strings.ToUpper(t[i:])
+	factor := int64(1)
+	if suffix != "" {
+		power := strings.IndexByte("KMGTPE", suffix[0]) + 1
+		base := int64(1024)
+		switch rest := suffix[1:]; {
+		case power == 0:
+			return 0, usagef("%s: '%s'", text, s)
+		case rest == "B":
+			base = 1000
+		case rest != "" && rest != "IB":
+			return 0, usagef("%s: '%s'", text, s)
+		}
+		for range power {
+			factor *= base
+		}
+	}
+	if n, err := strconv.ParseInt(number, 10, 64); err == nil && n <= math.MaxInt64/factor {
+		return n * factor, nil
+	}
+	v, err := strconv.ParseFloat(number, 64)
+	if v *= float64(factor); err != nil || factor == 1 || v >= math.MaxInt64 {
+		return 0, usagef("%s: '%s'", text, s)
+	}
+	return int64(v), nil
+}
+
+// agentOption makes flockctx the second process of --probe.
+const agentOption = "_agent"

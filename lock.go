@@ -105,7 +105,8 @@ func TryLock(path string, opts *Options) (*Flock, error) {
 // file that the caller opened, with these differences: f stays the caller's, and
 // neither Unlock nor Close of the handle closes it; the lock is on f whatever
 // path names it, so nothing is verified after the grant; Flag, Perm and Remove of
-// opts have no effect. Handles on the same open file exclude each other like any
+// opts have no effect; f may also be a device or a pipe, where the system can lock
+// those, as Linux can. Handles on the same open file exclude each other like any
 // others.
 //
 // The lock belongs to f's open file description. Closing f while the lock is held

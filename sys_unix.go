@@ -36,7 +36,11 @@ func sysOpen(path string, flag int, perm fs.FileMode) (descriptor, error) {
 		default:
 			return descriptor{}, err
 		}
-		id, err := sysIdentify(uintptr(fd), "")
+		var st unix.Stat_t
+		var id fileID
+		if err = stat(uintptr(fd), "", &st); err == nil {
+			id, err = identity(&st)
+		}
 		if err != nil {
 			unix.Close(fd)
 			return descriptor{}, err
@@ -62,24 +66,31 @@ func openMode(perm fs.FileMode) uint32 {
 func sysClose(fd uintptr) error { return unix.Close(int(fd)) }
 
 // sysIdentify identifies the file that path names or, where path is empty, the open
-// file fd. What is neither a file nor a directory cannot be locked.
+// file fd. What path names is refused unless it is a file or a directory; what the
+// caller has opened is not.
 func sysIdentify(fd uintptr, path string) (fileID, error) {
 	var st unix.Stat_t
-	var err error
-	for {
-		if path == "" {
-			err = fstat(fd, &st)
-		} else {
-			err = unix.Stat(path, &st)
-		}
-		if err != unix.EINTR {
-			break
-		}
-	}
-	if err != nil {
+	if err := stat(fd, path, &st); err != nil {
 		return fileID{}, err
 	}
+	if path == "" {
+		return fileID{uint64(st.Dev), uint64(st.Ino)}, nil
+	}
 	return identity(&st)
+}
+
+func stat(fd uintptr, path string, st *unix.Stat_t) error {
+	for {
+		var err error
+		if path == "" {
+			err = fstat(fd, st)
+		} else {
+			err = unix.Stat(path, st)
+		}
+		if err != unix.EINTR {
+			return err
+		}
+	}
 }
 
 func identity(st *unix.Stat_t) (fileID, error) {

@@ -74,7 +74,9 @@ type options struct {
 
 	list, json, probe, agent bool
 
+	named   bool // path is given, and not a descriptor
 	path    string
+	shell   []string // from -c before the operands
 	command []string // nil: none
 	args    []string // operands of the last group
 }
@@ -177,6 +179,7 @@ func parse(args []string) (*options, error) {
 			o.length, err = parseSize(s, "invalid length of lock range")
 			return err
 		}, later},
+		{"command", "c", true, func(s string) error { o.shell = append(o.shell, s); return nil }, later},
 		{"fd", "", true, func(s string) (err error) { o.fd, err = parseFD(s); return err }, later},
 		{"also", "", true, func(s string) error { o.also = append(o.also, s); return nil }, ours},
 		{"remove", "", false, flag(&o.remove), ours},
@@ -278,6 +281,16 @@ func (o *options) check() error {
 		return usagef("the --no-fork and --remove options are incompatible")
 	}
 	args := o.args
+	if o.shell != nil {
+		// With a file, the option comes after it.
+		if o.fd < 0 {
+			return &usageError{"-c needs --fd, or a file before it", true}
+		}
+		if len(o.shell) > 1 || len(args) > 0 {
+			return usagef("-c requires exactly one command argument")
+		}
+		args = []string{"-c", o.shell[0]}
+	}
 	if o.fd < 0 {
 		if len(args) == 0 {
 			return usagef("requires file descriptor, file or directory")
@@ -289,11 +302,11 @@ func (o *options) check() error {
 				return err
 			}
 		} else {
-			o.path = args[0]
+			o.named, o.path = true, args[0]
 		}
 		args = args[1:]
 	}
-	if o.path == "" && o.fd != -1 && (o.remove || len(o.also) > 0) {
+	if !o.named && (o.remove || len(o.also) > 0) {
 		return usagef("--also and --remove need a file, not a descriptor")
 	}
 	if len(o.also) > 0 && o.unlock {

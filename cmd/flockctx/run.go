@@ -24,7 +24,7 @@ func (c *command) lockAndRun(ctx context.Context, o *options) int {
 	l := &lock{command: c, options: o, started: started}
 	code := exitOK
 	switch {
-	case o.path == "":
+	case !o.named:
 		code = l.descriptor(ctx)
 	case o.unlock || o.timeout.invalid:
 		code = l.openOnly()
@@ -139,6 +139,9 @@ func (l *lock) path(ctx context.Context) int {
 
 // descriptor locks an inherited descriptor.
 func (l *lock) descriptor(ctx context.Context) int {
+	if l.timeout.invalid { // that is found out first
+		return exitOK
+	}
 	number := l.fd
 	name := strconv.Itoa(number)
 	if number == noFD {
@@ -148,9 +151,6 @@ func (l *lock) descriptor(ctx context.Context) int {
 	if f == nil {
 		l.say("%s: %v", name, reason(syscall.EBADF))
 		return exitData
-	}
-	if l.timeout.invalid {
-		return exitOK
 	}
 	return l.file(ctx, f)
 }
@@ -169,7 +169,7 @@ func (l *lock) file(ctx context.Context, f *os.File) int {
 		return exitOK
 	}
 	name := l.options.path
-	if name == "" {
+	if !l.named {
 		name = descriptors + strconv.Itoa(int(f.Fd()))
 	}
 	return l.wait(ctx, err, []string{name}, func(ctx context.Context) error {

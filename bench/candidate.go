@@ -47,6 +47,7 @@ const (
 	ours     = "flockctx"
 	oursKept = "flockctx kept"
 	oursPoll = "flockctx poll"
+	oursBare = "flockctx + flock(2)"
 	bare     = "flock(2) Go"
 	bareC    = "flock(2) C"
 	bareStat = "flock(2)+stat Go"
@@ -89,6 +90,13 @@ var candidates = []*candidate{
 		shared: true, cancels: true, keeps: true,
 		open: func(path string, shared bool) (handle, error) {
 			return flockctx.New(path, options(shared, flockctx.WaitPoll)), nil
+		},
+	},
+	{
+		name: oursBare, how: "as flockctx, where the process beside it uses flock(2) as flock(1) does",
+		shared: true, cancels: true,
+		open: func(path string, shared bool) (handle, error) {
+			return &oursByPath{path: path, opts: options(shared, flockctx.WaitAuto)}, nil
 		},
 	},
 	gofrsPolling(gofrs1, time.Millisecond),

@@ -26,7 +26,7 @@ var goroutinesScenario = scenario{
 var foreignScenario = scenario{
 	name:  "foreign",
 	title: "A second process that wants the lock too",
-	about: "Goroutines of one process saturate the lock; one goroutine of another process wants it too, with the same candidate, " +
+	about: "Goroutines of one process saturate the lock; one goroutine of another process wants it too, with the same candidate or with flock(2), " +
 		"1 ms after it had it last. How often each gets it, and how long the other one waits. " +
 		"This is a busy server and a maintenance script. What costs nothing in the busy process starves the other.",
 	run: (*bench).foreign,
@@ -217,9 +217,9 @@ func (b *bench) goroutines() error {
 }
 
 func (b *bench) foreign() error {
-	cands := b.wants(ours, oursKept, gofrs1, gofrs10, locked, fmutex, fsl, bare)
+	cands := b.wants(ours, oursKept, oursBare, gofrs1, gofrs10, locked, fmutex, fsl, bare)
 	if b.quick && b.only == nil {
-		cands = b.wants(ours, oursKept, gofrs10, bare)
+		cands = b.wants(ours, oursKept, oursBare, gofrs10, bare)
 	}
 	us := time.Microsecond
 	sizes := pick(b, []int{1, 64, 256}, []int{64}, []int{64})
@@ -237,6 +237,9 @@ func (b *bench) foreign() error {
 					N: n, Hold: hold, For: length, Start: now() + int64(80*time.Millisecond)}
 				other := busy
 				other.N, other.Pause = 1, time.Millisecond
+				if c.name == oursBare {
+					other.Cand = bare
+				}
 				ch, err := startJob(other)
 				if err != nil {
 					return err

@@ -69,6 +69,7 @@ func main() {
 	smoke := flag.Bool("smoke", false, "run everything once, for so short that the figures mean nothing")
 	out := flag.String("out", "", "write README.md and data.json into this `directory`")
 	again := flag.String("rewrite", "", "measure nothing: write README.md in this `directory` anew from its data.json")
+	note := flag.String("note", "", "a `remark` for the report, such as what else the machine does")
 	dir := flag.String("dir", "", "lock files below this `directory`; default: a temporary one on a disk")
 	flag.Parse()
 	if *again != "" {
@@ -78,14 +79,17 @@ func main() {
 		}
 		return
 	}
-	if err := measure(*pick, *only, *quick || *smoke, *smoke, *dir, *out); err != nil {
+	if err := measure(*pick, *only, *quick || *smoke, *smoke, *dir, *out, *note); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func measure(pick, only string, quick, smoke bool, dir, out string) error {
+func measure(pick, only string, quick, smoke bool, dir, out, note string) error {
 	b := &bench{record: newRecord(), quick: quick, smoke: smoke}
+	if note != "" {
+		b.note("%s", note)
+	}
 	if only != "" {
 		b.only = strings.Split(only, ",")
 	}

@@ -62,6 +62,7 @@ var looks = []struct {
 	{"flockctx", look{blue, nil, 2.4}},
 	{"flockctx kept", look{blue, dashed, 2.4}},
 	{"flockctx poll", look{blue, dotted, 2}},
+	{"flockctx + flock(2)", look{blue, []vg.Length{8, 2, 1.5, 2}, 1.3}},
 	{"gofrs 1ms", look{orange, dashed, 1.3}},
 	{"gofrs 10ms", look{orange, nil, 1.3}},
 	{"gofrs Lock", look{orange, dotted, 1.3}},
@@ -121,13 +122,13 @@ func run(dir string) error {
 		name string
 		fig  *figure
 	}{
-		{"waits", r.distributions("goroutines", "waited", []string{
+		{"waits", r.distributions("goroutines", "of the grants waited", []string{
 			"16 goroutines, hold 0s", "16 goroutines, hold 100µs",
 			"256 goroutines, hold 0s", "256 goroutines, hold 100µs"}, 2)},
-		{"handover", r.distributions("handover", "took", []string{"2 processes", "4 processes", "16 processes"}, 3)},
-		{"foreign", r.distributions("foreign", "waited", []string{"64 goroutines, hold 0s", "64 goroutines, hold 100µs"}, 2)},
-		{"cancel", r.distributions("cancel", "took", []string{"parked", "another process holds it"}, 2)},
-		{"readwrite", r.distributions("readwrite", "waited to write", []string{"99:1, 64 goroutines of one process", "50:50, 64 goroutines of one process"}, 2)},
+		{"handover", r.distributions("handover", "of the hand-overs took", []string{"2 processes", "4 processes", "16 processes"}, 3)},
+		{"foreign", r.distributions("foreign", "of the other process's grants waited", []string{"64 goroutines, hold 0s", "64 goroutines, hold 100µs"}, 2)},
+		{"cancel", r.distributions("cancel", "of the cancellations took", []string{"parked", "another process holds it"}, 2)},
+		{"readwrite", r.distributions("readwrite", "of the exclusive grants waited", []string{"99:1, 64 goroutines of one process", "50:50, 64 goroutines of one process"}, 2)},
 		{"waiters", r.growth("waiters", "%d waiters on %d files", "waiters, each on a file of its own", "CPU", "threads", "memory each")},
 		{"goroutines", r.throughput()},
 		{"uncontended", r.bars()},
@@ -145,7 +146,7 @@ func run(dir string) error {
 
 // distributions draws for each case which share of grants took longer than a time.
 func (r *record) distributions(scenario, verb string, cases []string, columns int) *figure {
-	f := &figure{used: make(map[string]bool), caption: "vertical: share of grants that " + verb + " longer than the time below"}
+	f := &figure{used: make(map[string]bool), caption: "vertical: share " + verb + " longer than the time below"}
 	var row []*plot.Plot
 	for _, kase := range cases {
 		p := newPlot(kase)

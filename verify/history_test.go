@@ -31,6 +31,7 @@ type event struct {
 	Text   string `json:"m,omitempty"`
 	Limit  int64  `json:"d,omitempty"` // deadline
 	Long   bool   `json:"l,omitempty"` // the deadline is one that only a hang reaches
+	Late   bool   `json:"a,omitempty"` // ctx was done before the call
 	Incs   int    `json:"u,omitempty"` // counters raised in the critical section that ends
 }
 
@@ -177,6 +178,9 @@ func parse(es []event, byID bool, deaths map[int]death) (map[string]*partition, 
 			p, k := get(e), e.File+" "+e.Mech
 			if e.Result == "error" {
 				wrong = append(wrong, fmt.Sprintf("client %d: %s %s: %s", client, e.Op, e.File, e.Text))
+			}
+			if c.Late && e.Result != "ended" {
+				wrong = append(wrong, fmt.Sprintf("client %d: %s of %s with a ctx that was done: %s", client, e.Op, e.File, e.Result))
 			}
 			if e.Result == "ended" {
 				if c.Limit > 0 {

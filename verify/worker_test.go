@@ -84,6 +84,7 @@ type worker struct {
 
 	mu     sync.Mutex
 	common map[string]*flockctx.Flock // handles that goroutines share, by what they lock
+	files  map[string]*os.File        // open files that they share, by path
 
 	ops atomic.Int64
 }
@@ -107,6 +108,16 @@ func runWorker(raw json.RawMessage) error {
 		os.Exit(3)
 	}()
 	before := measure()
+	w.files = map[string]*os.File{}
+	if !w.Plan.Remove && !w.Plan.moves() && w.Control == "" {
+		for _, path := range w.Plan.files() {
+			f, err := os.OpenFile(path, os.O_RDWR, 0)
+			if err != nil {
+				return err
+			}
+			w.files[path] = f
+		}
+	}
 	fmt.Println("ready")
 	if <-lines != "go" {
 		return errors.New("not told to go")
@@ -168,6 +179,11 @@ func runWorker(raw json.RawMessage) error {
 		}
 	}
 	clear(w.common)
+	for _, f := range w.files {
+		if err := f.Close(); err != nil {
+			complain("close of the shared file: %v", err)
+		}
+	}
 	// os/exec keeps a pidfd goroutine-free; what it opened once stays open.
 	if w.Plan.has("children") {
 		before.Descriptors += 2
@@ -364,6 +380,12 @@ func (c *client) operate() {
 		e.Op, limit, long = "try", 0, false
 		lock = func() (err error) { l, err = flockctx.TryLock(t.path, &t.opts); return err }
 	default: // an open file
+		// Overlapping ranges of one open file description do not exclude each
+		// other in the kernel, so only whole files are locked on the shared one.
+		if shared := c.files[t.path]; shared != nil && t.opts.Start == 0 && t.opts.Length == 0 && !c.Plan.Ranges && c.chance(60) {
+			lock = func() (err error) { l, err = flockctx.LockFile(ctx, shared, &t.opts); return err }
+			break
+		}
 		var err error
 		if f, err = os.OpenFile(t.path, os.O_RDWR, 0o600); err != nil {
 			return // it is not there in this moment
@@ -376,6 +398,7 @@ func (c *client) operate() {
 		return // of a file that was removed, a lock has no meaning
 	}
 	e.Limit, e.Long = limit, long
+	e.Late = e.Op == "lock" && ctx.Err() != nil
 	e = c.call(e)
 	err := lock()
 	if err != nil {

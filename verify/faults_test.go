@@ -422,3 +422,72 @@ func init() {
 func TestWallClockSet(t *testing.T) {
 	t.Skipf("SKIP: %s: the wall clock cannot be set for one process alone; the library reads the monotonic clock only", t.Name())
 }
+
+// The release, and the end of the ctx of the first waiter, meet at every point: the
+// second waiter must get the lock, whether the first had been granted it, had been
+// woken for it, or had not noticed yet.
+func TestCanceledWaiterHandsOn(t *testing.T) {
+	const steps = 400
+	for _, holder := range []string{"a goroutine", "another process"} {
+		eachWay(t, func(t *testing.T, o flockctx.Options) {
+			t.Run(holder+" holds", func(t *testing.T) {
+				clean(t)
+				path := filepath.Join(t.TempDir(), "lock")
+				l := flockctx.New(path, &o)
+				lock, unlock := func() error { return l.Lock(t.Context()) }, l.Unlock
+				n := steps
+				if holder == "another process" {
+					n = steps / 4
+					p := newPeer(t)
+					defer p.kill()
+					lock = func() error { p.must("ok", order{Do: "lock", Path: path, Opts: o}); return nil }
+					unlock = func() error { p.must("ok", order{Do: "close"}); return nil }
+				}
+				granted := 0
+				for i := range n {
+					if err := lock(); err != nil {
+						t.Fatal(err)
+					}
+					ctx, cancel := context.WithCancel(t.Context())
+					first, second := make(chan error, 1), make(chan error, 1)
+					take := func(ctx context.Context, result chan error) {
+						l, err := flockctx.Lock(ctx, path, &o)
+						if err == nil {
+							err = l.Close()
+						}
+						result <- err
+					}
+					go take(ctx, first)
+					pause(50 * time.Microsecond)
+					go take(within(t, 20*time.Second), second)
+					// Past the first millisecond the queue is fair, before that
+					// it wakes the first to compete.
+					pause(time.Duration(i%7) * 250 * time.Microsecond)
+					go func() {
+						pause(time.Duration(i%40) * time.Microsecond)
+						cancel()
+					}()
+					pause(20 * time.Microsecond)
+					if err := unlock(); err != nil {
+						t.Fatal(err)
+					}
+					if err := <-second; err != nil {
+						t.Fatalf("step %d: the second waiter, after the first was canceled: %v", i, err)
+					}
+					switch err := <-first; outcome(err) {
+					case "ok":
+						granted++
+					case "ended":
+					default:
+						t.Fatalf("step %d: the first waiter: %v", i, err)
+					}
+				}
+				if err := l.Close(); err != nil {
+					t.Fatal(err)
+				}
+				mustTry(t, "ok", path, o)
+				t.Logf("FIGURE cancel meets release, %v %v, %s holds: %d times, the first waiter granted %d times", o.Mechanism, o.Wait, holder, n, granted)
+			})
+		})
+	}
+}

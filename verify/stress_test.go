@@ -62,6 +62,7 @@ func (p plan) String() string {
 // A tally sums up what a stress run did.
 type tally struct {
 	Rounds, Ops, Locked, Ended, Busy, Converts int
+	Episodes                                   int
 	Kills, Stops, Signals, Moves               int
 	Late                                       []time.Duration
 	Checked                                    int // operations that porcupine placed
@@ -76,8 +77,8 @@ func (s *tally) String() string {
 		return s.Late[int(x*float64(len(s.Late)-1))].Round(time.Microsecond)
 	}
 	return fmt.Sprintf("%d rounds, %d attempts: %d granted, %d ended by ctx, %d refused at once, %d converts; %d steps placed by porcupine; "+
-		"faults: %d kills, %d stops, %d signals, %d moves; return after the deadline: median %v, 99 %% %v, longest %v",
-		s.Rounds, s.Ops, s.Locked, s.Ended, s.Busy, s.Converts, s.Checked, s.Kills, s.Stops, s.Signals, s.Moves, q(.5), q(.99), q(1))
+		"faults: %d kills, %d stops, %d signals, %d moves, %d episodes; return after the deadline: median %v, 99 %% %v, longest %v",
+		s.Rounds, s.Ops, s.Locked, s.Ended, s.Busy, s.Converts, s.Checked, s.Kills, s.Stops, s.Signals, s.Moves, s.Episodes, q(.5), q(.99), q(1))
 }
 
 // TestStress runs rounds of processes that lock while faults befall them, and has
@@ -100,7 +101,31 @@ func TestStress(t *testing.T) {
 		if !stressRound(t, draw(*seedFlag, round), &sum) {
 			return
 		}
+		// In between, what needs a scene of its own.
+		if round%20 == 19 {
+			e := episodes[rand.New(rand.NewPCG(*seedFlag, uint64(round)|1<<41)).IntN(len(episodes))]
+			if !t.Run(e.name, e.run) {
+				return
+			}
+			sum.Episodes++
+		}
 	}
+}
+
+// episodes are the tests of single faults, which a stress run repeats.
+var episodes = []struct {
+	name string
+	run  func(*testing.T)
+}{
+	{"killed holder", TestLockOfAKilledHolderIsFreeAtOnce},
+	{"killed waiter", TestKilledWaiterLeavesNothing},
+	{"stopped holder", TestStoppedHolderKeepsTheLock},
+	{"stopped waiter", TestStoppedWaiter},
+	{"ctx ends at every point", TestContextEndsAtEveryPoint},
+	{"canceled waiter", TestCanceledWaiterHandsOn},
+	{"descriptors exhausted", TestDescriptorsExhausted},
+	{"children", TestChildrenForkedAllTheTime},
+	{"collector", TestCollectorForced},
 }
 
 func stressRound(t *testing.T, p plan, sum *tally) bool {

@@ -103,7 +103,7 @@ func TestStoppedHolderKeepsTheLock(t *testing.T) {
 		holder := newPeer(t)
 		defer holder.kill()
 		holder.must("ok", order{Do: "lock", Path: path, Opts: o})
-		unix.Kill(holder.pid(), unix.SIGSTOP)
+		holder.stop()
 		_, err := flockctx.Lock(within(t, 30*time.Millisecond), path, &o)
 		if outcome(err) != "ended" {
 			t.Fatalf("beside a stopped holder: %v", err)
@@ -131,12 +131,10 @@ func TestStoppedWaiter(t *testing.T) {
 			if timeout == time.Minute {
 				waiter.waits(o.Wait)
 			}
-			unix.Kill(waiter.pid(), unix.SIGSTOP)
+			waiter.stop()
 			if err := l.Unlock(); err != nil {
 				t.Fatal(err)
 			}
-			// The stopped one may have been granted the lock before it stopped
-			// only if it was never waiting; it is, so the lock is free.
 			if timeout == time.Minute {
 				if err := l.Lock(within(t, 10*time.Second)); err != nil {
 					t.Fatalf("a stopped waiter keeps the lock: %v", err)

@@ -192,6 +192,12 @@ func (n *lockNode) Release(ctx context.Context, f fs.FileHandle) syscall.Errno {
 // mountFuse mounts a file system of ours, served by another process.
 func mountFuse(t *testing.T, c fuseConfig) (dir string) {
 	t.Helper()
+	dir, _ = serveFuseIn(t, c)
+	return dir
+}
+
+func serveFuseIn(t *testing.T, c fuseConfig) (dir string, daemon *helper) {
+	t.Helper()
 	if _, err := os.Stat("/dev/fuse"); err != nil {
 		t.Skipf("SKIP: %s needs /dev/fuse", t.Name())
 	}
@@ -204,7 +210,56 @@ func mountFuse(t *testing.T, c fuseConfig) (dir string) {
 		unix.Unmount(c.Mount, unix.MNT_FORCE|unix.MNT_DETACH)
 		h.kill()
 	})
-	return c.Mount
+	return c.Mount, h
+}
+
+// A daemon that is killed must not leave a waiter behind, nor a handle that cannot
+// be closed.
+func TestFuseDaemonKilled(t *testing.T) {
+	if !insideNamespace(t) {
+		return
+	}
+	for _, m := range mechanisms {
+		for _, w := range []flockctx.Wait{flockctx.WaitAuto, flockctx.WaitPoll, flockctx.WaitBlock} {
+			dir, daemon := serveFuseIn(t, fuseConfig{Locks: true})
+			path := filepath.Join(dir, "lock")
+			o := flockctx.Options{Mechanism: m, Wait: w}
+			p := newPeer(t)
+			p.must("ok", order{Do: "lock", Path: path, Opts: o})
+			before := measure()
+			result := make(chan error)
+			go func() {
+				_, err := flockctx.Lock(within(t, time.Minute), path, &o)
+				result <- err
+			}()
+			if w == flockctx.WaitBlock {
+				waitsInKernel(t, os.Getpid())
+			} else {
+				time.Sleep(20 * time.Millisecond)
+			}
+			daemon.kill()
+			select {
+			case err := <-result:
+				if outcome(err) != "error" || !strings.Contains(err.Error(), path) {
+					t.Errorf("%v %v: after the daemon's death: %v", m, w, err)
+				}
+				t.Logf("%v %v: %v", m, w, err)
+			case <-time.After(20 * time.Second):
+				t.Fatalf("%v %v: Lock hangs after the daemon's death", m, w)
+			}
+			if err := leftBehind(before, before.Threads+16); err != nil {
+				t.Error(err)
+			}
+			// The holder's lock is gone with the daemon; that it cannot unlock
+			// is said, and its end is not held up.
+			a := p.do(order{Do: "close"})
+			t.Logf("%v %v: the holder's Close: %s %s", m, w, a.Result, a.Error)
+			if a.Result != "ok" && a.Result != "error" {
+				t.Errorf("%v %v: the holder's Close: %s %s", m, w, a.Result, a.Error)
+			}
+			p.kill()
+		}
+	}
 }
 
 // On a FUSE file system that misbehaves the deadline must hold within one poll

@@ -288,7 +288,7 @@ func testForeign(t *testing.T, f foreign, o flockctx.Options) {
 	}
 
 	// All count together.
-	const theirs, own = 40, 200
+	const theirs, own = 20, 100
 	var wg sync.WaitGroup
 	for range 2 {
 		wg.Go(func() {

@@ -192,6 +192,26 @@ func (p *peer) waits(w flockctx.Wait) {
 	waitsInKernel(p.t, p.pid())
 }
 
+// stop stops the process, and returns once all of its threads have stopped: until
+// then one of them may still be granted a lock.
+func (p *peer) stop() {
+	p.t.Helper()
+	unix.Kill(p.pid(), unix.SIGSTOP)
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		stats, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.pid()))
+		stopped := len(stats) > 0
+		for _, s := range stats {
+			b, _ := os.ReadFile(s)
+			_, state, _ := strings.Cut(string(b), ") ")
+			stopped = stopped && strings.HasPrefix(state, "T")
+		}
+		if stopped {
+			return
+		}
+	}
+	p.t.Fatalf("process %d does not stop", p.pid())
+}
+
 var mechanisms = []flockctx.Mechanism{flockctx.BSD, flockctx.OFD}
 var waits = []flockctx.Wait{flockctx.WaitBlock, flockctx.WaitPoll}
 

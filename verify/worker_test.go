@@ -354,6 +354,10 @@ func (c *client) operate() {
 		c.operateSet()
 		return
 	}
+	if c.chance(4) {
+		c.operateClosed()
+		return
+	}
 	t := c.target()
 	style := c.rng.IntN(100)
 	ctx, cancel, limit, long := c.context()
@@ -478,6 +482,36 @@ func (c *client) convert(l *flockctx.Flock, t target, shared bool, id string, in
 		c.complain("client %d: after Convert to %v (%v) the mode is %v, locked %v", c.id, to, err, l.Mode(), l.Locked())
 	}
 	return shared, true
+}
+
+// operateClosed locks with a handle that another goroutine closes meanwhile. Whoever
+// is first, nothing is held when both have returned.
+func (c *client) operateClosed() {
+	t := c.target()
+	ctx, cancel, limit, long := c.context()
+	defer cancel()
+	l := flockctx.New(t.path, &t.opts)
+	delay := time.Duration(c.rng.IntN(1500)) * time.Microsecond
+	closed := make(chan error)
+	e := t.event("lock")
+	e.Limit, e.Long = limit, long
+	e = c.call(e)
+	go func() {
+		time.Sleep(delay)
+		closed <- l.Close()
+	}()
+	err := l.Lock(ctx)
+	if cerr := <-closed; cerr != nil {
+		c.complain("client %d: Close beside Lock: %v", c.id, cerr)
+	}
+	if l.Locked() {
+		c.complain("client %d: locked after Close", c.id)
+	}
+	if err == nil {
+		// It may have held the lock for a moment, of which nothing is known.
+		err = fs.ErrClosed
+	}
+	c.ret(e, err)
 }
 
 // operateSet locks all files together.

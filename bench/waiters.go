@@ -20,7 +20,7 @@ var waitersScenario = scenario{
 	name:  "waiters",
 	title: "Waiters at rest",
 	about: "Goroutines of one process that wait, by path, for files that another process holds and keeps: 100 for one file, and 10 to 10000 for as many files. " +
-		"CPU in per cent of a core, threads, resident memory per waiter (descriptors of the kernel not counted), " +
+		"CPU in per cent of a core, threads, resident memory per waiter (after a garbage collection, descriptors of the kernel not counted), " +
 		"and the time until all have returned after their context ended. This is a job server with many idle jobs. " +
 		"Blocking candidates cost no CPU at rest, a thread each, and cannot be cancelled; they are not run with more than 1000.",
 	run: (*bench).waiters,
@@ -70,6 +70,7 @@ func waitersJob(j *job) (any, error) {
 		return nil, err
 	}
 	r.Threads = len(tasks)
+	debug.FreeOSMemory() // what came and went with their arrival is not of those at rest
 	after, err := resident()
 	if err != nil {
 		return nil, err
@@ -135,7 +136,7 @@ func (b *bench) waiters() error {
 			if c.threads && s.waiters > 1000 {
 				return nil
 			}
-			settle := pick(b, 700*time.Millisecond, 700*time.Millisecond, 100*time.Millisecond) + time.Duration(s.waiters)*100*time.Microsecond
+			settle := pick(b, 700*time.Millisecond, 700*time.Millisecond, 100*time.Millisecond) + time.Duration(s.waiters)*300*time.Microsecond
 			r, err := run[waitersResult](job{Do: "waiters", Cand: c.name, Path: path, N: s.waiters, Files: s.files, For: length, Pause: settle})
 			if err != nil {
 				return err

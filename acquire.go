@@ -175,7 +175,7 @@ func (l *Flock) acquire(a *attempt, m Mode) (err error) {
 		q.mu.Lock()
 	}
 	switch {
-	case q.tryEnter(m):
+	case q.tryEnter(m), !a.try && q.spin(m):
 		q.addHolder(l)
 		q.mu.Unlock()
 	case a.try:
@@ -255,11 +255,12 @@ func (l *Flock) giveWay(a *attempt) bool {
 	if !due {
 		return false
 	}
-	timer := time.NewTimer(giveWayTime)
+	timer := time.NewTimer(time.Duration(patience / giveWayShare))
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 	case <-a.ctx.Done():
+	case <-l.closedChan():
 	}
 	return true
 }

@@ -177,8 +177,8 @@ func (b *bench) goroutines() error {
 	for _, n := range sizes {
 		for _, hold := range holds {
 			rounds, length := pick(b, 3, 2, 1), pick(b, 250*time.Millisecond, 250*time.Millisecond, 20*time.Millisecond)
-			if n == 256 && !b.smoke {
-				length *= 3 // the longest wait needs its time
+			if n >= 256 && !b.smoke { // the longest wait needs its time
+				length *= time.Duration(pick(b, map[bool]int{true: 4, false: 3}[n > 256], 3, 1))
 			}
 			kase := fmt.Sprintf("%d goroutines, hold %v", n, hold)
 			waits := make(map[string]*histogram)
@@ -224,7 +224,7 @@ func (b *bench) foreign() error {
 	us := time.Microsecond
 	sizes := pick(b, []int{1, 64, 256}, []int{64}, []int{64})
 	holds := pick(b, []time.Duration{0, 100 * us}, []time.Duration{0, 100 * us}, []time.Duration{0})
-	rounds, length := pick(b, 2, 1, 1), pick(b, 2*time.Second, 2*time.Second, 50*time.Millisecond)
+	rounds, length := pick(b, 2, 1, 1), pick(b, 2*time.Second, time.Second, 50*time.Millisecond)
 	for _, n := range sizes {
 		if n != 64 && !b.smoke {
 			length = time.Second
@@ -271,7 +271,7 @@ func (b *bench) foreign() error {
 				b.curve("foreign", kase, c.name, waits[c.name])
 			}
 		}
-		length = pick(b, 2*time.Second, 2*time.Second, 50*time.Millisecond)
+		length = pick(b, 2*time.Second, time.Second, 50*time.Millisecond)
 	}
 	os.Remove(filepath.Join(b.dir, "foreign"))
 	return nil

@@ -35,6 +35,7 @@ func (r *record) write(w io.Writer) error {
 		s := scenarios[i]
 		fmt.Fprintf(out, "\n## %s\n\n%s\n", s.title, s.about)
 		r.writeLosses(out, name)
+		r.writeGrowths(out, name)
 		for _, kase := range r.cases(name) {
 			r.writeTable(out, name, kase)
 		}

@@ -108,7 +108,7 @@ func (b *bench) waiters() error {
 	type size struct{ waiters, files int }
 	sizes := pick(b,
 		[]size{{100, 1}, {10, 10}, {100, 100}, {1000, 1000}, {3000, 3000}, {10000, 10000}},
-		[]size{{100, 1}, {3000, 3000}},
+		[]size{{100, 1}, {100, 100}, {3000, 3000}},
 		[]size{{20, 1}, {10, 10}, {20, 20}})
 	cands := b.wants(ours, oursPoll, gofrs1, gofrs10, locked, fmutex, fsl, bare)
 	if b.quick && b.only == nil {

@@ -10,6 +10,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 var update = flag.Bool("update", false, "write docs/cli-cases.md anew")
@@ -18,6 +21,13 @@ var update = flag.Bool("update", false, "write docs/cli-cases.md anew")
 var flockctxPath string
 
 func TestMain(m *testing.M) {
+	if len(os.Args) > 3 && os.Args[1] == "helper" {
+		if err := helper(os.Args[2], os.Args[3]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	flag.Parse()
 	dir, err := os.MkdirTemp("", "flockctx-test-*")
 	if err != nil {
@@ -50,7 +60,7 @@ func bash(t *testing.T, dir, tool, script string) (code int, stdout, stderr stri
 	t.Helper()
 	cmd := exec.Command("bash", "-c", script)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "F="+tool, "SHELL=/bin/sh", "LC_ALL=C", "FLOCKCTX="+flockctxPath)
+	cmd.Env = append(os.Environ(), "H="+testBinary(t)+" helper", "F="+tool, "SHELL=/bin/sh", "LC_ALL=C", "FLOCKCTX="+flockctxPath)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()
@@ -58,4 +68,49 @@ func bash(t *testing.T, dir, tool, script string) (code int, stdout, stderr stri
 		t.Fatal(err)
 	}
 	return cmd.ProcessState.ExitCode(), out.String(), errs.String()
+}
+
+func testBinary(t *testing.T) string {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return self
+}
+
+// helper is a process that does to path what no command of the system does. Once it
+// has what it wants it says "ready", and stays until it is killed.
+func helper(verb, path string) error {
+	if verb == "socket" {
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+		if err != nil {
+			return err
+		}
+		return unix.Bind(fd, &unix.SockaddrUnix{Name: path})
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	lk := &unix.Flock_t{Type: unix.F_WRLCK, Start: 10, Len: 5}
+	switch verb {
+	case "posix":
+		err = unix.FcntlFlock(f.Fd(), unix.F_SETLKW, lk)
+	case "posix-read":
+		err = unix.FcntlFlock(f.Fd(), unix.F_SETLKW, &unix.Flock_t{Type: unix.F_RDLCK, Start: 100})
+	case "ofd":
+		err = unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLKW, lk)
+	case "lease":
+		_, err = unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_WRLCK)
+	default:
+		err = fmt.Errorf("no helper %q", verb)
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Println("ready")
+	for {
+		time.Sleep(time.Hour)
+	}
 }

@@ -47,7 +47,11 @@ func (c *command) probe(ctx context.Context, dir string) int {
 		c.say("cannot start a second process: %v", reason(err))
 		return exitSystem
 	}
-	defer p.agent.stop()
+	defer func() {
+		if p.agent != nil {
+			p.agent.stop()
+		}
+	}()
 	for _, m := range []flockctx.Mechanism{flockctx.BSD, flockctx.OFD} {
 		if m == flockctx.OFD && p.failed {
 			break
@@ -101,8 +105,16 @@ func (p *prober) mechanism(m flockctx.Mechanism) {
 			fmt.Fprintf(p.stdout, "  none  %s: %s: %v\n", kind, check.name, reason(err))
 			continue
 		}
-		p.verdict(kind+": "+check.name, detail, err)
-		if errors.Is(err, errAgent) {
+		if p.verdict(kind+": "+check.name, detail, err) {
+			continue
+		}
+		if check.name == "exclusion" {
+			return // what else there is has no meaning then
+		}
+		// What the agent holds or waits for now is not known.
+		p.agent.stop()
+		if p.agent, err = p.startAgent(p.dir); err != nil {
+			p.verdict(kind+": a second process", "", err)
 			return
 		}
 	}

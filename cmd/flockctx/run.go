@@ -70,8 +70,9 @@ type lock struct {
 	*command
 	*options
 	started time.Time
-	files   []*os.File // that have the locks
-	ended   bool       // with status 0 all the same, by -E 0
+	handles []*flockctx.Flock // on the files that were named
+	files   []*os.File        // that have the locks
+	ended   bool              // with status 0 all the same, by -E 0
 }
 
 // request returns the options of the lock. A file is opened as flock(1) does: for
@@ -133,7 +134,7 @@ func (l *lock) path(ctx context.Context) int {
 			return code
 		}
 	}
-	l.files = []*os.File{h.File()}
+	l.hold(h)
 	return exitOK
 }
 
@@ -198,9 +199,7 @@ func (l *lock) several(ctx context.Context) int {
 			}
 			held = append(held, h)
 		}
-		for _, h := range held {
-			l.files = append(l.files, h.File())
-		}
+		l.hold(held...)
 		return nil
 	}
 	err := try()
@@ -210,12 +209,17 @@ func (l *lock) several(ctx context.Context) int {
 	return l.wait(ctx, err, paths, func(ctx context.Context) error {
 		set, err := flockctx.LockAll(ctx, paths, r)
 		if err == nil {
-			for _, h := range set.Files() {
-				l.files = append(l.files, h.File())
-			}
+			l.hold(set.Files()...)
 		}
 		return err
 	})
+}
+
+func (l *lock) hold(handles ...*flockctx.Flock) {
+	l.handles = handles
+	for _, h := range handles {
+		l.files = append(l.files, h.File())
+	}
 }
 
 // isOneOf reports whether path is another name of a file that is held.
@@ -433,12 +437,13 @@ func (l *lock) remove() {
 	if l.fcntl {
 		r.Flag = os.O_RDWR
 	}
-	for _, f := range l.files {
-		name := f.Name()
-		if fi, err := f.Stat(); err != nil || fi.IsDir() {
+	for _, old := range l.handles {
+		name := old.Name()
+		if fi, err := old.File().Stat(); err != nil || fi.IsDir() {
 			continue
 		}
-		f.Close()
+		old.File().Close()
+		old.Close() // only says that the file is closed
 		h, err := flockctx.TryLock(name, r)
 		if err == nil {
 			err = h.Close()

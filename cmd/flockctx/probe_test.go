@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+)
+
+// lockNode is a node of a FUSE file system that answers each request for a lock with
+// the same error, or with none and no lock either.
+type lockNode struct {
+	fs.LoopbackNode
+	answer syscall.Errno
+}
+
+func (n *lockNode) Setlk(context.Context, fs.FileHandle, uint64, *fuse.FileLock, uint32) syscall.Errno {
+	return n.answer
+}
+
+func (n *lockNode) Setlkw(context.Context, fs.FileHandle, uint64, *fuse.FileLock, uint32) syscall.Errno {
+	return n.answer
+}
+
+// mountFUSE mounts a file system that passes all on to a directory, but for locks.
+func mountFUSE(t *testing.T, answer syscall.Errno) string {
+	t.Helper()
+	if _, err := exec.LookPath("fusermount3"); err != nil && os.Getuid() != 0 {
+		t.Skip("SKIP: no fusermount3 to mount a FUSE file system with")
+	}
+	if f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0); err != nil {
+		t.Skipf("SKIP: no FUSE: %v", err)
+	} else {
+		f.Close()
+	}
+	backing, dir := t.TempDir(), t.TempDir()
+	root := &fs.LoopbackRoot{Path: backing}
+	root.NewNode = func(r *fs.LoopbackRoot, _ *fs.Inode, _ string, _ *syscall.Stat_t) fs.InodeEmbedder {
+		return &lockNode{fs.LoopbackNode{RootData: r}, answer}
+	}
+	root.RootNode = root.NewNode(root, nil, "", nil)
+	server, err := fs.Mount(dir, root.RootNode, &fs.Options{MountOptions: fuse.MountOptions{
+		EnableLocks: true, FsName: "flockctx-test", Name: "lockless",
+	}})
+	if err != nil {
+		t.Skipf("SKIP: cannot mount a FUSE file system: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := server.Unmount(); err != nil {
+			t.Errorf("unmount: %v", err)
+		}
+	})
+	return dir
+}
+
+func probe(t *testing.T, dir string) (int, string) {
+	t.Helper()
+	code, out, errs := bash(t, dir, flockctxPath, `$F --probe .`)
+	if errs != "" {
+		t.Errorf("on standard error: %s", errs)
+	}
+	left, _ := os.ReadDir(dir)
+	if len(left) != 0 {
+		t.Errorf("files are left: %v", left)
+	}
+	return code, out
+}
+
+func TestProbeLocal(t *testing.T) {
+	code, out := probe(t, t.TempDir())
+	if code != 0 || strings.Contains(out, "FAIL") {
+		t.Errorf("status %d: %s", code, out)
+	}
+	for _, want := range []string{
+		"file system ", "flock(2): exclusion", "shared locks", "blocking wait: handed over in",
+		"cancellation: after", "removal under a waiter", "open file descriptions: exclusion",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is missing in: %s", want, out)
+		}
+	}
+}
+
+func TestProbeWithoutLocks(t *testing.T) {
+	code, out := probe(t, mountFUSE(t, syscall.ENOSYS))
+	if code != 1 || !strings.Contains(out, "FAIL  flock(2): lock:") || !strings.Contains(out, "file system fuse.lockless, flockctx-test") {
+		t.Errorf("status %d: %s", code, out)
+	}
+}
+
+// The file system grants every lock to everybody.
+func TestProbeLyingFileSystem(t *testing.T) {
+	code, out := probe(t, mountFUSE(t, 0))
+	if code != 1 || !strings.Contains(out, "ok    flock(2): lock") || !strings.Contains(out, "FAIL  flock(2): exclusion") {
+		t.Errorf("status %d: %s", code, out)
+	}
+}
+
+func TestProbeWhatIsNoDirectory(t *testing.T) {
+	for _, args := range [][]string{{"/no/such"}, {"/dev/null"}} {
+		if code, _, errs := call(t, append([]string{"--probe"}, args...)...); code != exitNoInput || errs == "" {
+			t.Errorf("--probe %v: status %d, %q; want %d", args, code, errs, exitNoInput)
+		}
+	}
+	for _, args := range [][]string{{"--probe"}, {"--probe", "/", "/"}, {"--probe", "--list"}} {
+		if code, _, _ := call(t, args...); code != exitUsage {
+			t.Errorf("%v: status %d; want %d", args, code, exitUsage)
+		}
+	}
+}

@@ -1,0 +1,257 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+	"unicode"
+
+	"golang.org/x/sys/unix"
+)
+
+// A terminal is the master side of a pseudo-terminal, and what came out of it.
+type terminal struct {
+	master, slave *os.File
+	mu            sync.Mutex
+	output        bytes.Buffer
+}
+
+func newTerminal(t *testing.T, columns uint16) *terminal {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Skipf("SKIP: no pseudo-terminal: %v", err)
+	}
+	// Not (*os.File).Fd, which would make reading it uninterruptible.
+	rc, err := master.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var n int
+	rc.Control(func(fd uintptr) {
+		if err = unix.IoctlSetPointerInt(int(fd), unix.TIOCSPTLCK, 0); err == nil {
+			n, err = unix.IoctlGetInt(int(fd), unix.TIOCGPTN)
+		}
+		if err == nil {
+			err = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: columns})
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Skipf("SKIP: no pseudo-terminal: %v", err)
+	}
+	x := &terminal{master: master, slave: slave}
+	go func() {
+		b := make([]byte, 4096)
+		for {
+			n, err := master.Read(b)
+			x.mu.Lock()
+			x.output.Write(b[:n])
+			x.mu.Unlock()
+			if err != nil {
+				return
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		slave.Close()
+		master.Close()
+	})
+	return x
+}
+
+func (x *terminal) raw() string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.output.String()
+}
+
+// screen returns the lines as they look: of a terminal that knows carriage return
+// and "erase to the end of the line".
+func (x *terminal) screen() []string {
+	lines := [][]rune{nil}
+	column := 0
+	raw := []rune(x.raw())
+	for i := 0; i < len(raw); i++ {
+		line := &lines[len(lines)-1]
+		switch {
+		case raw[i] == '\r':
+			column = 0
+		case raw[i] == '\n':
+			lines = append(lines, nil)
+			column = 0
+		case strings.HasPrefix(string(raw[i:min(i+3, len(raw))]), "\x1b[K"):
+			*line = (*line)[:min(column, len(*line))]
+			i += 2
+		default:
+			for len(*line) <= column {
+				*line = append(*line, ' ')
+			}
+			(*line)[column] = raw[i]
+			column++
+		}
+	}
+	var s []string
+	for _, l := range lines {
+		s = append(s, string(l))
+	}
+	return s
+}
+
+// holder runs a command that holds f, and waits until it does.
+func holder(t *testing.T, f string, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(flockctxPath, append([]string{"-F", f}, args...)...)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	eventually(t, "the lock is held", func() bool {
+		return exec.Command(flockctxPath, "-n", "-E", "9", f, "true").Run() != nil
+	})
+	return cmd
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("it did not happen that %s", what)
+		}
+	}
+}
+
+func TestWaitLineOnTerminal(t *testing.T) {
+	t.Parallel()
+	f := filepath.Join(t.TempDir(), "x.lock")
+	h := holder(t, f, "sleep", "3333")
+	x := newTerminal(t, 200)
+	cmd := exec.Command(flockctxPath, f, "echo", "done")
+	cmd.Stdout, cmd.Stderr = x.slave, x.slave
+	start := time.Now()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	// It keeps quiet for a second.
+	shown := func() bool { return x.raw() != "" }
+	eventually(t, "the line is shown", shown)
+	if d := time.Since(start); d < time.Second {
+		t.Errorf("it was shown after %v: %q", d, x.raw())
+	}
+	want := fmt.Sprintf("waiting for %s: held by pid %d (sleep 3333) since ", f, h.Process.Pid)
+	eventually(t, "the line is rewritten", func() bool { return strings.Count(x.raw(), want) >= 3 })
+	lines := x.screen()
+	if len(lines) != 1 || !strings.HasPrefix(lines[0], want) || !strings.HasSuffix(lines[0], " s") {
+		t.Errorf("on the screen: %q; want one line that begins with %q", lines, want)
+	}
+	h.Process.Kill()
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the command is done", func() bool { return strings.Contains(x.raw(), "done") })
+	if s := strings.Join(x.screen(), "\n"); s != "done\n" {
+		t.Errorf("afterwards the screen has %q; want only what the command printed", s)
+	}
+}
+
+func TestWaitLineIsCut(t *testing.T) {
+	t.Parallel()
+	f := filepath.Join(t.TempDir(), "x.lock")
+	holder(t, f, "sh", "-c", "sleep 3333; : "+strings.Repeat("long ", 100)+"\x1b[31m\r\n")
+	x := newTerminal(t, 132)
+	cmd := exec.Command(flockctxPath, f, "true")
+	cmd.Stderr = x.slave
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the line is rewritten", func() bool { return strings.Count(x.raw(), "waiting") >= 2 })
+	lines := x.screen()
+	if n := len([]rune(lines[0])); len(lines) != 1 || n >= 132 || !strings.HasSuffix(lines[0], " s") || strings.Contains(x.raw(), "[31m") && strings.Contains(x.raw(), "\x1b[31m") {
+		t.Errorf("on the screen: %q, %d characters", lines, n)
+	}
+	cmd.Process.Signal(syscall.SIGTERM)
+	cmd.Wait()
+	eventually(t, "the line is gone", func() bool { return strings.Join(x.screen(), "") == "" })
+	if s, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || s.Signal() != syscall.SIGTERM {
+		t.Errorf("ended by %v; want SIGTERM", cmd.ProcessState)
+	}
+}
+
+func TestQuiet(t *testing.T) {
+	t.Parallel()
+	f := filepath.Join(t.TempDir(), "x.lock")
+	holder(t, f, "sleep", "3333")
+	x := newTerminal(t, 80)
+	cmd := exec.Command(flockctxPath, "--quiet", "-w", "1.5", f, "true")
+	cmd.Stderr = x.slave
+	if err := cmd.Run(); cmd.ProcessState.ExitCode() != 1 {
+		t.Errorf("%v; want status 1", err)
+	}
+	if x.raw() != "" {
+		t.Errorf("on the terminal: %q", x.raw())
+	}
+}
+
+func TestRedirectedOutput(t *testing.T) {
+	t.Parallel()
+	f := filepath.Join(t.TempDir(), "x.lock")
+	h := holder(t, f, "sh", "-c", "sleep 3333; : \x1b[31m \r \a")
+	held := fmt.Sprintf("pid %d (sh -c sleep 3333; : ?[31m ? ?)", h.Process.Pid)
+	run := func(until string, args ...string) string {
+		name := filepath.Join(t.TempDir(), "stderr")
+		stderr, err := os.Create(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stderr.Close()
+		cmd := exec.Command(flockctxPath, append(args, f, "true")...)
+		cmd.Stderr = stderr
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if until != "" {
+			eventually(t, "it says who is in the way", func() bool {
+				b, _ := os.ReadFile(name)
+				return strings.HasSuffix(string(b), until)
+			})
+			cmd.Process.Signal(syscall.SIGTERM)
+		}
+		cmd.Wait()
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i := bytes.IndexFunc(b, func(r rune) bool { return r != '\n' && unicode.IsControl(r) }); i >= 0 {
+			t.Errorf("control character in %q", b)
+		}
+		return string(b)
+	}
+	waiting := "flockctx: waiting for " + f + ": held by " + held + "\n"
+	if got := run(waiting, "--verbose"); got != waiting {
+		t.Errorf("--verbose: %q; want %q", got, waiting)
+	}
+	timeout := "flockctx: timeout while waiting to get lock: " + held + "\n"
+	if got := run("", "--verbose", "-w", "0.5"); strings.TrimPrefix(got, waiting) != timeout {
+		t.Errorf("--verbose -w: %q; want %q", got, timeout)
+	}
+	if got := run("", "-w", "1.5"); got != "" {
+		t.Errorf("without --verbose: %q", got)
+	}
+	out, _ := exec.Command(flockctxPath, "-n", "--verbose", f, "true").CombinedOutput()
+	if want := "flockctx: failed to get lock: "; !strings.HasPrefix(string(out), want) || !strings.Contains(string(out), fmt.Sprint(h.Process.Pid)) {
+		t.Errorf("-n: %q; want %q and the process", out, want)
+	}
+}

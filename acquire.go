@@ -211,7 +211,7 @@ func (l *Flock) acquire(a *attempt, m Mode) (err error) {
 		inside, err = l.waitForeign(a, m)
 	}
 	if err == nil {
-		q.shard.released.Load()
+		q.observe(opened || l.borrowed)
 		id := l.desc.id
 		if !l.borrowed {
 			id, err = identifyPath(l.path)
@@ -457,7 +457,7 @@ func (l *Flock) take(m Mode) error {
 
 // give gives the lock back to the kernel.
 func (l *Flock) give(m Mode) error {
-	l.q.shard.released.Add(1)
+	l.q.publish()
 	r := l.request(opUnlock)
 	if l.borrowed && m == Shared {
 		return l.takeBack(r)
@@ -529,6 +529,7 @@ func (l *Flock) remove() error {
 	}
 	err := l.verify()
 	if err == nil {
+		l.q.publish() // the successor can be locked from now on
 		if err = os.Remove(l.path); errors.Is(err, fs.ErrNotExist) {
 			err = nil
 		}
@@ -648,7 +649,7 @@ func (l *Flock) upgrade(a *attempt) error {
 // downgrade makes an exclusive lock shared.
 func (l *Flock) downgrade(a *attempt) error {
 	q := l.q
-	q.shard.released.Add(1)
+	q.publish()
 	err := l.exchange(a, Shared)
 	if err == nil {
 		l.relend()
@@ -678,7 +679,7 @@ func (l *Flock) exchange(a *attempt, m Mode) error {
 	}
 	if l.opts.Mechanism == OFD {
 		if err == nil {
-			l.q.shard.released.Load()
+			l.q.observe(false)
 		}
 		return err
 	}
@@ -690,7 +691,7 @@ func (l *Flock) exchange(a *attempt, m Mode) error {
 			return &lostError{err}
 		}
 	}
-	l.q.shard.released.Load()
+	l.q.observe(false)
 	if verr := l.verify(); verr != nil {
 		r.op = opUnlock
 		l.desc.lock(r)

@@ -304,7 +304,7 @@ func (l *Flock) close(remove bool) error {
 		}
 		if err == nil {
 			if l.desc.file == nil {
-				l.q.shard.released.Add(1)
+				l.q.publish()
 				err = sysLock(l.desc.fd, l.request(opUnlock))
 			} else {
 				err = l.give(l.mode)

@@ -440,13 +440,14 @@ type queue struct {
 	gate
 	key      queueKey
 	shard    *shard
-	next     *queue     // in shard; guarded by gate.mu
-	refs     int        // handles; guarded by gate.mu
-	holders  *Flock     // list of the handles that hold the lock; guarded by gate.mu. It keeps them reachable.
-	patience int64      // how long this process may keep the lock to itself; guarded by gate.mu
-	local    locality   // owned by the goroutine that has set gate.kernel
-	loan     sync.Mutex // held over non-blocking system calls on borrowed descriptors, see Flock.lend
-	lent     []*Flock   // borrowed handles that hold the lock shared; guarded by loan
+	next     *queue         // in shard; guarded by gate.mu
+	refs     int            // handles; guarded by gate.mu
+	holders  *Flock         // list of the handles that hold the lock; guarded by gate.mu. It keeps them reachable.
+	patience int64          // how long this process may keep the lock to itself; guarded by gate.mu
+	local    locality       // owned by the goroutine that has set gate.kernel
+	released *atomic.Uint64 // in releases
+	loan     sync.Mutex     // held over non-blocking system calls on borrowed descriptors, see Flock.lend
+	lent     []*Flock       // borrowed handles that hold the lock shared; guarded by loan
 }
 
 // locality says whether a wait in the kernel for a lock can be interrupted at once.
@@ -474,22 +475,42 @@ type shard struct {
 	queues *queue // list of those in use
 	spare  *queue // one that is not in use, for the next file
 
-	// released makes a release synchronized before the next grant, for the
-	// memory model. It is per file and not per queue, since byte ranges of
-	// different queues can overlap.
-	released atomic.Uint64
+	_ [40]byte // no two shards in a cache line
+}
 
-	_ [32]byte // no two shards in a cache line
+// releases make a release of a lock synchronized before the next grant, for the
+// memory model: a release adds to one of them before it, a grant loads it after.
+// The next grant can be on another file, where the path's was removed or replaced
+// in between; that file was opened since, so the grant after an open loads them all.
+// They are few for that, and several for files that have nothing to do with each
+// other. It is not per queue, since byte ranges of different queues can overlap.
+var releases [16]struct {
+	n atomic.Uint64
+	_ [56]byte
+}
+
+// publish notes a release that is about to happen.
+func (q *queue) publish() { q.released.Add(1) }
+
+// observe notes a grant that has happened, the first one after an open if opened is
+// set.
+func (q *queue) observe(opened bool) {
+	if !opened {
+		q.released.Load()
+		return
+	}
+	for i := range releases {
+		releases[i].n.Load()
+	}
 }
 
 // So many shards make a list short with 10,000 files open, and untouched ones take
 // no memory: faster than a map for the few files that most programs lock.
 var shards [1024]shard
 
-func shardOf(id fileID) *shard {
-	h := (id.dev ^ id.ino) * 0x9E3779B97F4A7C15
-	return &shards[h>>54]
-}
+func (id fileID) hash() uint64 { return (id.dev ^ id.ino) * 0x9E3779B97F4A7C15 }
+
+func shardOf(id fileID) *shard { return &shards[id.hash()>>54] }
 
 // join returns the queue of k, with one more handle, and its gate's mutex held.
 func join(k queueKey) *queue {
@@ -504,7 +525,7 @@ func join(k queueKey) *queue {
 			s.spare = nil
 			q.sliceEnd, q.lastProbe, q.patience, q.local = 0, 0, 0, unknown
 		} else {
-			q = &queue{shard: s, gate: gate{mu: &s.mu}}
+			q = &queue{shard: s, gate: gate{mu: &s.mu}, released: &releases[k.id.hash()>>60].n}
 		}
 		q.key = k
 		q.next = s.queues

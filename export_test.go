@@ -82,3 +82,6 @@ func PretendOpening() (done func()) {
 	opening.Add(maxOpening)
 	return func() { opening.Add(-maxOpening) }
 }
+
+// Key returns what tells the locks of files apart.
+func Key(dev, ino uint64) any { return queueKey{id: fileID{dev: dev, ino: ino}} }

@@ -856,7 +856,7 @@ func TestCollectorKeepsAHeldLock(t *testing.T) {
 	flockctx.CloseHolders()
 	other.must("trylock")
 	other2.must("trylock")
-	if n := flockctx.Queues(); n != before {
+	if n := flockctx.Queues(); n > before {
 		t.Errorf("%d queues, %d before", n, before)
 	}
 }

@@ -90,15 +90,20 @@ func lockAll(a *attempt, paths []string, opts *Options) (s *Set, err error) {
 			return s, err
 		}
 	}
+	// The first can have been replaced while the last was waited for.
+	for _, l := range order[:max(len(order)-1, 0)] {
+		if err := l.verify(); err != nil {
+			return s, err
+		}
+	}
 	s.open = slices.Clone(s.files)
 	return s, nil
 }
 
+// rollBack leaves the files, also with Options.Remove: they are as they were found.
 func (s *Set) rollBack() {
 	for _, l := range s.files {
-		if err := l.Close(); err != nil {
-			l.abandon()
-		}
+		l.abandon()
 	}
 }
 

@@ -120,9 +120,23 @@ func (g *gate) count(m Mode) {
 }
 
 // overdue reports whether the first waiter must not be overtaken any more.
-func (g *gate) overdue(now int64) bool { return now >= g.due() }
+func (g *gate) overdue(now int64) bool { return now >= g.due(now) }
 
-func (g *gate) due() int64 { return max(g.head.since+int64(bargeTime), g.sliceEnd) }
+// due returns when that begins. A slice cannot end later than it is long: another
+// end is of another clock, that of a testing/synctest bubble or of the world outside.
+func (g *gate) due(now int64) int64 {
+	due := g.head.since + int64(bargeTime)
+	if g.sliceEnd > due && g.sliceEnd-now <= int64(sliceTime) {
+		due = g.sliceEnd
+	}
+	return due
+}
+
+// probedLately reports whether a waiter was woken to compete within probeTime.
+func (g *gate) probedLately(now int64) bool {
+	d := now - g.lastProbe
+	return d >= 0 && d < int64(probeTime)
+}
 
 // tryEnter goes inside if that needs no waiting and overtakes nobody that is due.
 // g.mu is held.
@@ -244,7 +258,7 @@ func (g *gate) park(ctx context.Context, closed <-chan struct{}, w *waiter) erro
 			g.dispatch(now)
 		default: // woken, but overtaken
 			w.awake, w.timed = false, false
-			if wait := g.due() - now; w == g.head && wait > 0 {
+			if wait := g.due(now) - now; w == g.head && wait > 0 {
 				w.timed = true
 				if timer == nil {
 					timer = time.NewTimer(time.Duration(wait))
@@ -316,7 +330,7 @@ func (g *gate) dispatch(now int64) (handed bool) {
 		// likely to take the lock, it is left alone for a while.
 		switch {
 		case g.spinning || g.guarded || w.awake:
-		case w.timed && now-g.lastProbe < int64(probeTime):
+		case w.timed && g.probedLately(now):
 		case g.rush:
 			g.watch()
 		default:

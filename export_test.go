@@ -1,5 +1,7 @@
 package flockctx
 
+import "context"
+
 // Waiters returns how many goroutines of this process are parked for the lock of
 // path, behind a goroutine of this process.
 func Waiters(path string, m Mechanism) int {
@@ -85,3 +87,13 @@ func PretendOpening() (done func()) {
 
 // Key returns what tells the locks of files apart.
 func Key(dev, ino uint64) any { return queueKey{id: fileID{dev: dev, ino: ino}} }
+
+// NewBackoff returns a backoff like that of a Lock that polls.
+func NewBackoff(b Backoff) exportedBackoff { return exportedBackoff{newBackoff(b)} }
+
+type exportedBackoff struct{ b *backoff }
+
+func (e exportedBackoff) Sleep(ctx context.Context, closed <-chan struct{}) error {
+	return e.b.sleep(ctx, closed)
+}
+func (e exportedBackoff) Stop() { e.b.stop() }

@@ -1,0 +1,315 @@
+package flockctx_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/flockctx/flockctx"
+	"golang.org/x/sys/unix"
+)
+
+// What the system can answer, with the answer put into its mouth by seccomp(2), in a
+// process of its own.
+
+// answer has system call nr fail with errno in all threads from now on: where its
+// second argument has one of the bits of mask set, or for mask 0 always.
+func answer(nr uintptr, mask uint32, errno unix.Errno) error {
+	const (
+		load   = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
+		jump   = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
+		bits   = unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K
+		ret    = unix.BPF_RET | unix.BPF_K
+		allow  = 0x7fff0000
+		fail   = 0x00050000
+		second = 16 + 8 // offset of the low half of args[1] in struct seccomp_data
+	)
+	prog := []unix.SockFilter{
+		{Code: load, K: 0},
+		{Code: jump, K: uint32(nr), Jf: 3},
+		{Code: load, K: second},
+		{Code: bits, K: mask, Jf: 1},
+		{Code: ret, K: fail | uint32(errno)},
+		{Code: ret, K: allow},
+	}
+	if mask == 0 {
+		prog[3] = unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JA}
+	}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return err
+	}
+	p := unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}
+	const setModeFilter, tsync = 1, 1
+	if _, _, errno := unix.Syscall(unix.SYS_SECCOMP, setModeFilter, tsync, uintptr(unsafe.Pointer(&p))); errno != 0 {
+		return fmt.Errorf("seccomp: %w", errno)
+	}
+	return nil
+}
+
+// faults are answers that end a wait, and what their errors match.
+var faults = []struct {
+	errno       unix.Errno
+	unsupported bool
+}{
+	{unix.ENOLCK, false},
+	{unix.EDEADLK, false},
+	{unix.EIO, false},
+	{unix.EBADF, false},
+	{unix.ENOSYS, true},
+	{unix.EOPNOTSUPP, true},
+}
+
+// Trap 18 as well: ENOLCK and its like end the wait, and are no timeout.
+func TestFaultsEndTheWait(t *testing.T) {
+	for _, f := range faults {
+		for _, when := range []string{"first", "kernel", "poll"} {
+			t.Run(fmt.Sprintf("%v,%s", f.errno, when), func(t *testing.T) {
+				t.Parallel()
+				run(t, "fault", []string{tempPath(t), strconv.Itoa(int(f.errno)), strconv.FormatBool(f.unsupported), when})
+			})
+		}
+	}
+}
+
+var _ = registerCommand("fault", func(args []string) error {
+	path, when := args[0], args[3]
+	n, _ := strconv.Atoi(args[1])
+	errno := unix.Errno(n)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
+	defer cancel()
+	o := &flockctx.Options{}
+	before := countDescriptors()
+	var err error
+	switch when {
+	case "first":
+		if err := answer(unix.SYS_FLOCK, 0, errno); err != nil {
+			return err
+		}
+		_, err = flockctx.Lock(ctx, path, o)
+	case "kernel": // LOCK_NB says that it is busy, and the wait fails
+		if err := answer(unix.SYS_FLOCK, unix.LOCK_EX|unix.LOCK_SH, errno); err != nil {
+			return err
+		}
+		if err := answer(unix.SYS_FLOCK, unix.LOCK_NB, unix.EWOULDBLOCK); err != nil {
+			return err
+		}
+		// Of two filters that fail a call the one installed last answers.
+		_, err = flockctx.Lock(ctx, path, o)
+	case "poll": // busy for a while, and then it fails
+		release, rerr := holdRaw(path)
+		if rerr != nil {
+			return rerr
+		}
+		defer release()
+		before = countDescriptors()
+		o.Wait = flockctx.WaitPoll
+		done := make(chan error, 1)
+		go func() { _, err := flockctx.Lock(ctx, path, o); done <- err }()
+		for flockctx.Pollers() == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		if err := answer(unix.SYS_FLOCK, 0, errno); err != nil {
+			return err
+		}
+		select {
+		case err = <-done:
+		case <-time.After(patience / 2):
+			return errors.New("it polls on")
+		}
+	}
+	pathErr, ok := err.(*fs.PathError)
+	if !ok || pathErr.Path != path || pathErr.Op != "lock" || !errors.Is(err, errno) {
+		return fmt.Errorf("got %v (%T), want an *fs.PathError of lock and the path that matches %v", err, err, errno)
+	}
+	if errors.Is(err, errors.ErrUnsupported) != (args[2] == "true") {
+		return fmt.Errorf("%v: matches ErrUnsupported: %v", err, args[2] != "true")
+	}
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, flockctx.ErrLocked) || pathErr.Timeout() {
+		return fmt.Errorf("%v: a refusal that looks like a timeout", err)
+	}
+	if after := countDescriptors(); after > before+4 { // the poller's come with the first file
+		return fmt.Errorf("%d descriptors before, %d after", before, after)
+	}
+	if n := flockctx.Queues(); n != 0 {
+		return fmt.Errorf("%d queues are left", n)
+	}
+	return nil
+})
+
+// Some FUSE daemons hand out errno 512, which means EINTR.
+func TestErrno512IsAnInterruption(t *testing.T) {
+	run(t, "errno512", []string{tempPath(t)})
+}
+
+var _ = registerCommand("errno512", func(args []string) error {
+	release, err := holdRaw(args[0])
+	if err != nil {
+		return err
+	}
+	defer release()
+	// A blocking call has no LOCK_NB: fail those that have none of the bits 4 and 8.
+	if err := answer(unix.SYS_FLOCK, unix.LOCK_EX|unix.LOCK_SH, 512); err != nil {
+		return err
+	}
+	if err := answer(unix.SYS_FLOCK, unix.LOCK_NB, unix.EWOULDBLOCK); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	defer cancel()
+	if _, err = flockctx.Lock(ctx, args[0], nil); !errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("got %v", err)
+	}
+	return nil
+})
+
+// A system without OFD locks says so.
+func TestNoOFDLocks(t *testing.T) {
+	run(t, "no-ofd", []string{tempPath(t)})
+}
+
+var _ = registerCommand("no-ofd", func(args []string) error {
+	if err := answer(unix.SYS_FCNTL, 32, unix.EINVAL); err != nil { // F_OFD_SETLK is 37
+		return err
+	}
+	_, err := flockctx.Lock(context.Background(), args[0], &flockctx.Options{Mechanism: flockctx.OFD})
+	if pathErr, ok := err.(*fs.PathError); !ok || pathErr.Path != args[0] || !errors.Is(err, errors.ErrUnsupported) {
+		return fmt.Errorf("got %v (%T)", err, err)
+	}
+	return nil
+})
+
+// An Unlock that fails leaves the lock, and may be called again.
+func TestUnlockThatFails(t *testing.T) {
+	run(t, "unlock-fails", []string{tempPath(t)})
+}
+
+var _ = registerCommand("unlock-fails", func(args []string) error {
+	path := args[0]
+	ctx := context.Background()
+	l := flockctx.New(path, nil)
+	if err := l.Lock(ctx); err != nil {
+		return err
+	}
+	waiting := make(chan error, 1)
+	go func() { waiting <- l.Lock(ctx) }()
+	for flockctx.HandleWaiters(l) == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	if err := answer(unix.SYS_FLOCK, unix.LOCK_UN, unix.EIO); err != nil {
+		return err
+	}
+	for range 2 {
+		for name, err := range map[string]error{"Unlock": l.Unlock(), "Close": l.Close()} {
+			if pathErr, ok := err.(*fs.PathError); !ok || pathErr.Op != "unlock" || pathErr.Path != path || !errors.Is(err, unix.EIO) {
+				return fmt.Errorf("%s: %v (%T)", name, err, err)
+			}
+		}
+		if !l.Locked() {
+			return errors.New("not locked after an Unlock that failed")
+		}
+	}
+	if _, err := flockctx.TryLock(path, nil); !errors.Is(err, flockctx.ErrLocked) {
+		return fmt.Errorf("another handle: %v", err)
+	}
+	select {
+	case err := <-waiting:
+		return fmt.Errorf("the waiter: %v", err)
+	default:
+	}
+	return nil
+})
+
+// Trap 17: over NFS flock(2) is a byte-range lock, for which an exclusive one needs
+// a file open for writing: EBADF, said clearly. (What such a file system does is
+// answered here; docs/semantics.md has the rest.)
+func TestTrap17ReadOnlyDescriptorOverNFS(t *testing.T) {
+	run(t, "nfs", []string{tempPath(t)})
+}
+
+var _ = registerCommand("nfs", func(args []string) error {
+	if err := os.WriteFile(args[0], nil, 0o600); err != nil {
+		return err
+	}
+	if err := answer(unix.SYS_FLOCK, unix.LOCK_EX, unix.EBADF); err != nil {
+		return err
+	}
+	f, err := os.Open(args[0])
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = flockctx.TryLockFile(f, nil)
+	if pathErr, ok := err.(*fs.PathError); !ok || pathErr.Path != args[0] || !errors.Is(err, unix.EBADF) {
+		return fmt.Errorf("got %v (%T)", err, err)
+	}
+	l, err := flockctx.TryLockFile(f, &flockctx.Options{Mode: flockctx.Shared})
+	if err != nil {
+		return err
+	}
+	return l.Close()
+})
+
+// Trap 19: an os.File over a descriptor that is also closed by number closes, at its
+// collection, whatever has the number by then. One owner per descriptor: here, many
+// handles come and go, collected or closed, beside a file that must stay.
+func TestTrap19OneOwnerPerDescriptor(t *testing.T) {
+	run(t, "owners", []string{t.TempDir()})
+}
+
+var _ = registerCommand("owners", func(args []string) error {
+	dir := args[0]
+	for round := range 40 {
+		for i := range 10 {
+			l := flockctx.New(filepath.Join(dir, fmt.Sprint(i)), &flockctx.Options{Flag: os.O_RDWR | os.O_CREATE | os.O_TRUNC*(round%2)})
+			if err := l.Lock(context.Background()); err != nil {
+				return err
+			}
+			if i%2 == 0 {
+				l.File()
+			}
+			if i%3 == 0 {
+				if err := l.Unlock(); err != nil {
+					return err
+				}
+				continue // and is forgotten
+			}
+			if err := l.Close(); err != nil {
+				return err
+			}
+		}
+		// The numbers of the closed ones are taken by files that have other locks.
+		var held []*flockctx.Flock
+		for i := range 10 {
+			l, err := flockctx.TryLock(filepath.Join(dir, fmt.Sprint("held", i)), nil)
+			if err != nil {
+				return err
+			}
+			held = append(held, l)
+		}
+		collect()
+		for _, l := range held {
+			if _, err := l.File().Stat(); err != nil {
+				return fmt.Errorf("round %d: a descriptor in use was closed: %v", round, err)
+			}
+			fd, err := unix.Open(l.Name(), unix.O_RDWR|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != unix.EWOULDBLOCK {
+				return fmt.Errorf("round %d: a held lock is gone: %v", round, err)
+			}
+			unix.Close(fd)
+			if err := l.Close(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+})

@@ -827,8 +827,9 @@ func TestFlagWithoutCreate(t *testing.T) {
 	wantErr(t, err, fs.ErrExist)
 }
 
+// Trap 15: a finalizer that panics, or one that silently releases.
 // A held lock stays held though the program forgot the handle.
-func TestCollectorKeepsAHeldLock(t *testing.T) {
+func TestTrap15CollectorKeepsAHeldLock(t *testing.T) {
 	path := tempPath(t)
 	before := flockctx.Queues()
 	func() {
@@ -861,8 +862,8 @@ func TestCollectorKeepsAHeldLock(t *testing.T) {
 	}
 }
 
-// An unlocked, forgotten handle gives its descriptor back.
-func TestCollectorClosesAnUnlockedHandle(t *testing.T) {
+// Trap 15, the other side: an unlocked, forgotten handle gives its descriptor back.
+func TestTrap15CollectorClosesAnUnlockedHandle(t *testing.T) {
 	dir := t.TempDir()
 	before, queues := countDescriptors(), flockctx.Queues()
 	func() {
@@ -886,6 +887,27 @@ func TestCollectorClosesAnUnlockedHandle(t *testing.T) {
 		runtime.GC()
 		return countDescriptors() <= before && flockctx.Queues() == queues
 	})
+}
+
+// The File of a forgotten handle stays open for who kept it, and closes itself.
+func TestFileOutlivesItsHandle(t *testing.T) {
+	path := tempPath(t)
+	file := func() *os.File {
+		l, err := flockctx.Lock(t.Context(), path, nil)
+		must(t, err)
+		defer l.Unlock()
+		return l.File()
+	}()
+	for range 5 {
+		collect()
+		mustLock(t, tempPath(t), nil) // takes a number that is free
+	}
+	_, err := file.WriteString("content")
+	must(t, err)
+	must(t, file.Close())
+	if b, err := os.ReadFile(path); err != nil || string(b) != "content" {
+		t.Errorf("%q, %v", b, err)
+	}
 }
 
 func TestStrings(t *testing.T) {

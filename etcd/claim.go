@@ -268,7 +268,7 @@ func deleted(resp clientv3.WatchResponse) bool {
 }
 
 var (
-	errDeleted = errors.New("its key was deleted by somebody else")
+	errDeleted = errors.New("its key has gone from the server")
 	errEnded   = errors.New("its lease has ended on the server")
 )
 

@@ -391,9 +391,13 @@ func TestControl(t *testing.T) {
 	}
 }
 
-// TestLatency logs figures for docs/distributed.md. It is not parallel, so that little
-// else runs.
+// TestLatency logs figures, with LOCKER_LONG those of docs/distributed.md. It is not
+// parallel, so that little else runs.
 func TestLatency(t *testing.T) {
+	n := 40
+	if os.Getenv("LOCKER_LONG") != "" {
+		n = 400
+	}
 	s := pgtest.Start(t)
 	ours := func(idle int) func() func() {
 		l := postgres.New(s.DSN(""), &postgres.Options{Idle: idle})
@@ -429,10 +433,10 @@ func TestLatency(t *testing.T) {
 			}
 		}
 	}
-	lockertest.Latency(t, "flockctx, connection kept", 500, ours(0))
-	lockertest.Latency(t, "plain advisory lock, connection kept", 500, plain(false))
-	lockertest.Latency(t, "flockctx, new connection", 200, ours(-1))
-	lockertest.Latency(t, "plain advisory lock, new connection", 200, plain(true))
-	lockertest.HandOver(t, "flockctx", 100, 20*time.Millisecond, ours(0), ours(0))
-	lockertest.HandOver(t, "plain advisory lock", 100, 20*time.Millisecond, plain(false), plain(false))
+	lockertest.Latency(t, "flockctx, connection kept", n, ours(0))
+	lockertest.Latency(t, "plain advisory lock, connection kept", n, plain(false))
+	lockertest.Latency(t, "flockctx, new connection", n/2, ours(-1))
+	lockertest.Latency(t, "plain advisory lock, new connection", n/2, plain(true))
+	lockertest.HandOver(t, "flockctx", n/4, 20*time.Millisecond, ours(0), ours(0))
+	lockertest.HandOver(t, "plain advisory lock", n/4, 20*time.Millisecond, plain(false), plain(false))
 }

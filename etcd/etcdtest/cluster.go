@@ -80,7 +80,6 @@ func serve(sc serverConfig) error {
 
 // A Server is a member of a Cluster.
 type Server struct {
-	t      testing.TB
 	config serverConfig
 	cmd    *exec.Cmd
 	stdin  io.WriteCloser
@@ -90,29 +89,32 @@ type Server struct {
 // Addr returns where the server's clients connect.
 func (s *Server) Addr() string { return strings.TrimPrefix(s.config.Client, "http://") }
 
-// Run starts the server. It answers some time later.
+// Run starts the server again. It answers some time later.
 func (s *Server) Run() {
-	s.t.Helper()
+	if err := s.start(); err != nil {
+		panic(err)
+	}
+}
+
+func (s *Server) start() error {
 	spec, err := json.Marshal(s.config)
 	if err != nil {
-		s.t.Fatal(err)
+		return err
 	}
 	s.cmd = exec.Command(os.Args[0])
 	s.cmd.Env = append(os.Environ(), serverEnv+"="+string(spec))
 	s.cmd.Stderr = os.Stderr
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if s.stdin, err = s.cmd.StdinPipe(); err != nil {
-		s.t.Fatal(err)
-	}
-	if err := s.cmd.Start(); err != nil {
-		s.t.Fatal(err)
+		return err
 	}
 	s.frozen = false
+	return s.cmd.Start()
 }
 
 // Kill ends the server without a chance to say anything.
 func (s *Server) Kill() {
-	if s.cmd != nil && s.cmd.ProcessState == nil {
+	if s.cmd != nil && s.cmd.Process != nil && s.cmd.ProcessState == nil {
 		s.cmd.Process.Kill()
 		s.cmd.Wait()
 	}
@@ -122,54 +124,82 @@ func (s *Server) Kill() {
 func (s *Server) Freeze() { s.cmd.Process.Signal(syscall.SIGSTOP); s.frozen = true }
 func (s *Server) Thaw()   { s.cmd.Process.Signal(syscall.SIGCONT); s.frozen = false }
 
-// A Cluster is an etcd cluster that ends with the test.
+// A Cluster is an etcd cluster.
 type Cluster struct {
-	t       testing.TB
+	t       testing.TB // nil after Open
 	Servers []*Server
 }
 
-// Start starts a cluster of n servers and returns when it answers.
+// Start starts a cluster of n servers and returns when it answers. It ends with the test.
 func Start(t testing.TB, n int) *Cluster {
 	t.Helper()
-	c := &Cluster{t: t}
-	dir := t.TempDir()
+	c, err := Open(t.TempDir(), n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.t = t
+	t.Cleanup(c.Close)
+	return c
+}
+
+// Open starts a cluster of n servers with their data in dir and returns when it answers.
+func Open(dir string, n int) (*Cluster, error) {
+	c := &Cluster{}
 	var cluster []string
 	for i := range n {
 		name := fmt.Sprintf("s%d", i)
-		// A server needs the same addresses again after a crash, and ports that
-		// were free a moment ago may be taken by then. A loopback address of its
-		// own is as good as sure to stay free.
-		ip := net.IPv4(127, byte(1+rand.N(250)), byte(rand.N(256)), byte(1+rand.N(250)))
-		if l, err := net.Listen("tcp", ip.String()+":0"); err != nil {
-			ip = net.IPv4(127, 0, 0, 1) // not Linux
-		} else {
-			l.Close()
+		client, peer, err := freeAddrs()
+		if err != nil {
+			return nil, err
 		}
-		s := &Server{t: t, config: serverConfig{
+		s := &Server{config: serverConfig{
 			Name:   name,
 			Dir:    filepath.Join(dir, name),
-			Client: "http://" + free(t, ip),
-			Peer:   "http://" + free(t, ip),
+			Client: "http://" + client,
+			Peer:   "http://" + peer,
 		}}
 		cluster = append(cluster, name+"="+s.config.Peer)
 		c.Servers = append(c.Servers, s)
 	}
 	for _, s := range c.Servers {
 		s.config.Cluster = strings.Join(cluster, ",")
-		s.Run()
-		t.Cleanup(s.Kill)
+		if err := s.start(); err != nil {
+			c.Close()
+			return nil, err
+		}
 	}
-	c.Ready()
-	return c
+	if err := c.ready(); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
 }
 
-func free(t testing.TB, ip net.IP) string {
-	l, err := net.Listen("tcp", ip.String()+":0")
-	if err != nil {
-		t.Fatal(err)
+// Close kills the servers.
+func (c *Cluster) Close() {
+	for _, s := range c.Servers {
+		s.Kill()
+	}
+}
+
+// freeAddrs returns two free addresses. A server needs the same ones again after a
+// crash, and ports that were free a moment ago may be taken by then: on a loopback
+// address of its own they are as good as sure to stay free.
+func freeAddrs() (a, b string, err error) {
+	ip := net.IPv4(127, byte(1+rand.N(250)), byte(rand.N(256)), byte(1+rand.N(250))).String()
+	var l, m net.Listener
+	if l, err = net.Listen("tcp", ip+":0"); err != nil {
+		ip = "127.0.0.1" // not Linux
+		if l, err = net.Listen("tcp", ip+":0"); err != nil {
+			return "", "", err
+		}
 	}
 	defer l.Close()
-	return l.Addr().String()
+	if m, err = net.Listen("tcp", ip+":0"); err != nil {
+		return "", "", err
+	}
+	defer m.Close()
+	return l.Addr().String(), m.Addr().String(), nil
 }
 
 // Endpoints returns the servers' addresses.
@@ -204,9 +234,15 @@ func NewClient(endpoints ...string) (*clientv3.Client, error) {
 // Ready waits until the cluster takes writes.
 func (c *Cluster) Ready() {
 	c.t.Helper()
+	if err := c.ready(); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *Cluster) ready() error {
 	client, err := NewClient(c.Endpoints()...)
 	if err != nil {
-		c.t.Fatal(err)
+		return err
 	}
 	defer client.Close()
 	for limit := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
@@ -214,10 +250,10 @@ func (c *Cluster) Ready() {
 		_, err := client.Put(ctx, "etcdtest", "ready")
 		cancel()
 		if err == nil {
-			return
+			return nil
 		}
 		if time.Now().After(limit) {
-			c.t.Fatalf("the cluster is not ready: %v", err)
+			return fmt.Errorf("the cluster is not ready: %w", err)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -65,7 +66,7 @@ func TestBadInput(t *testing.T) {
 	t.Run("a server that says nothing", func(t *testing.T) {
 		p := lockertest.NewProxy(t, "tcp", c.Servers[0].Addr())
 		p.Swallow(lockertest.Both)
-		refused(t, open(c.Client(t, p.Addr())), 500*time.Millisecond, context.DeadlineExceeded, "no answer from etcd")
+		refused(t, open(c.Client(t, p.Addr())), 500*time.Millisecond, context.DeadlineExceeded, "to etcd at "+p.Addr())
 	})
 	t.Run("a server without the API", func(t *testing.T) {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -109,10 +110,14 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
-// TestLatency logs figures for docs/distributed.md. It is not parallel, so that little
-// else runs.
+// TestLatency logs figures, with LOCKER_LONG those of docs/distributed.md. It is not
+// parallel, so that little else runs.
 func TestLatency(t *testing.T) {
-	for _, servers := range []int{1, 3} {
+	clusters, n := []int{1}, 20
+	if os.Getenv("LOCKER_LONG") != "" {
+		clusters, n = []int{1, 3}, 200
+	}
+	for _, servers := range clusters {
 		c := etcdtest.Start(t, servers)
 		name := map[int]string{1: "one server", 3: "three servers"}[servers]
 		ours := func() func() func() {
@@ -153,12 +158,12 @@ func TestLatency(t *testing.T) {
 				}
 			}
 		}
-		lockertest.Latency(t, name+", flockctx", 200, ours())
-		lockertest.Latency(t, name+", stock Mutex, a session each", 200, stock(false))
-		lockertest.Latency(t, name+", stock Mutex, one session", 200, stock(true))
+		lockertest.Latency(t, name+", flockctx", n, ours())
+		lockertest.Latency(t, name+", stock Mutex, a session each", n, stock(false))
+		lockertest.Latency(t, name+", stock Mutex, one session", n, stock(true))
 		for _, pause := range []time.Duration{20 * time.Millisecond, 200 * time.Millisecond} {
-			lockertest.HandOver(t, name+", flockctx", 30, pause, ours(), ours())
-			lockertest.HandOver(t, name+", stock Mutex, one session", 30, pause, stock(true), stock(true))
+			lockertest.HandOver(t, name+", flockctx", n/4, pause, ours(), ours())
+			lockertest.HandOver(t, name+", stock Mutex, one session", n/4, pause, stock(true), stock(true))
 		}
 		for _, s := range c.Servers {
 			s.Kill()

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/flockctx/flockctx"
+	"github.com/flockctx/flockctx/locker"
+)
+
+// A store is the resource that the lock guards: a number in a file, with the highest
+// token that has come. It stands for whatever the replicas share, such as a row of a table
+// (UPDATE … WHERE token <= $1) or an object with a conditional write. What matters is
+// that it compares the token and writes in one step; here a file lock makes it one.
+type store struct{ path string }
+
+type record struct {
+	Visitors int
+	Token    locker.Token
+}
+
+// errStaleToken: a later holder of the lock has written.
+var errStaleToken = errors.New("the lock has been granted to another one since")
+
+// get returns the number, and from then on refuses holders with a lower token: they
+// must not change what this one has read.
+func (s *store) get(token locker.Token) (n int, err error) {
+	err = s.update(token, func(r *record) { n = r.Visitors })
+	return n, err
+}
+
+// put writes n unless a holder with a higher token has come.
+func (s *store) put(token locker.Token, n int) error {
+	return s.update(token, func(r *record) { r.Visitors = n })
+}
+
+// update compares the token and writes what fn makes of the record, in one step. Tokens
+// of another epoch cannot be compared: whoever rebuilds the lock server must see to it
+// that no holder of the old one is left.
+func (s *store) update(token locker.Token, fn func(*record)) error {
+	return flockctx.Do(context.Background(), s.path, nil, func(l *flockctx.Flock) error {
+		b, err := io.ReadAll(io.LimitReader(l.File(), 256))
+		if err != nil {
+			return err
+		}
+		var r record
+		if len(bytes.TrimSpace(b)) > 0 {
+			if err := json.Unmarshal(b, &r); err != nil {
+				return err
+			}
+		}
+		if token.Epoch == r.Token.Epoch && token.N < r.Token.N {
+			return fmt.Errorf("token %v after %v: %w", token, r.Token, errStaleToken)
+		}
+		r.Token = token
+		fn(&r)
+		if b, err = json.Marshal(r); err != nil {
+			return err
+		}
+		// Padded, so that one write replaces any older record.
+		b = append(b, bytes.Repeat([]byte(" "), max(0, 127-len(b)))...)
+		_, err = l.File().WriteAt(append(b, '\n'), 0)
+		return err
+	})
+}

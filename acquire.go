@@ -195,11 +195,14 @@ func (l *Flock) acquire(a *attempt, m Mode) (err error) {
 	}
 
 	gaveWay := a.gate != nil && m == Exclusive && l.giveWay(a)
-	if l.desc.file == nil {
+	switch {
+	case l.desc.file == nil:
 		r := l.request(opTry)
 		r.mode = m
 		err = sysLock(l.desc.fd, r)
-	} else {
+	case l.borrowed && l.opts.Mechanism == OFD && l.overlaps():
+		err = errOverlap
+	default:
 		err = l.take(m)
 	}
 	inside := true

@@ -86,3 +86,37 @@ func (l *Flock) relend() {
 		l.q.loan.Unlock()
 	}
 }
+
+// errOverlap: the kernel would take the second lock for a change of the first.
+var errOverlap = unsupported("another handle on the same open file has an overlapping byte range; open the file once more for this one")
+
+// overlaps reports whether another handle inside on the same open file has another
+// range that overlaps this one's. Of two that come at once, at least one sees it.
+func (l *Flock) overlaps() (found bool) {
+	k, s := l.q.key, l.q.shard
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l.desc.control(func(fd uintptr) error {
+		for q := s.queues; q != nil; q = q.next {
+			if q == l.q || q.key.id != k.id || q.key.mechanism != OFD || !q.key.overlaps(k) {
+				continue
+			}
+			for h := q.holders; h != nil; h = h.nextHolder {
+				if h.borrowed {
+					h.desc.control(func(o uintptr) error {
+						found = found || sameDescription(o, fd)
+						return nil
+					})
+				}
+			}
+		}
+		return nil
+	})
+	return found
+}
+
+// overlaps reports whether the byte ranges of k and o overlap. A length of 0 reaches
+// to the end of the file.
+func (k queueKey) overlaps(o queueKey) bool {
+	return (k.length == 0 || o.start < k.start+k.length) && (o.length == 0 || k.start < o.start+o.length)
+}

@@ -107,7 +107,8 @@ func TryLock(path string, opts *Options) (*Flock, error) {
 // path names it, so nothing is verified after the grant; Flag, Perm and Remove of
 // opts have no effect; f may also be a device or a pipe, where the system can lock
 // those, as Linux can. Handles on the same open file exclude each other like any
-// others.
+// others; but for byte ranges that overlap without being the same, the second one
+// fails with [errors.ErrUnsupported], since the kernel would merge them.
 //
 // The lock belongs to f's open file description. Closing f while the lock is held
 // releases it, unless a child process inherited f or a duplicate of f is open.

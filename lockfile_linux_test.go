@@ -3,7 +3,9 @@ package flockctx_test
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/flockctx/flockctx"
@@ -38,5 +40,39 @@ func TestLockFileOfOtherKinds(t *testing.T) {
 	// By path they are refused, rather than opened.
 	if _, err := flockctx.TryLock("/dev/null", nil); !errors.Is(err, errors.ErrUnsupported) {
 		t.Errorf("by path: %v; want %v", err, errors.ErrUnsupported)
+	}
+}
+
+// The kernel merges overlapping ranges of one open file description, so the second
+// handle would be granted what the first one holds, and release it.
+func TestOverlappingRangesOfOneOpenFileAreRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	ofd := func(start, length int64) *flockctx.Options {
+		return &flockctx.Options{Mechanism: flockctx.OFD, Start: start, Length: length}
+	}
+	a, err := flockctx.TryLockFile(f, ofd(0, 10))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range []*flockctx.Options{ofd(5, 10), ofd(9, 0), ofd(0, 0)} {
+		var pe *fs.PathError
+		if _, err := flockctx.TryLockFile(f, o); !errors.Is(err, errors.ErrUnsupported) || !errors.As(err, &pe) {
+			t.Errorf("%d+%d beside 0+10: %v, want a PathError that matches ErrUnsupported", o.Start, o.Length, err)
+		}
+	}
+	b, err := flockctx.TryLockFile(f, ofd(10, 0))
+	if err != nil {
+		t.Fatalf("a disjoint range: %v", err)
+	}
+	if _, err := flockctx.TryLock(path, ofd(5, 1)); !errors.Is(err, flockctx.ErrLocked) {
+		t.Errorf("inside the first range: %v, want ErrLocked", err)
+	}
+	if err := errors.Join(a.Close(), b.Close()); err != nil {
+		t.Error(err)
 	}
 }

@@ -158,7 +158,7 @@ func (l *Flock) acquire(a *attempt, m Mode) (err error) {
 			}
 		}
 		flag, perm := l.opts.openArgs()
-		l.desc, err = sysOpen(l.path, flag, perm)
+		l.desc, err = openPath(l.path, flag, perm)
 		opening.Add(-1)
 		if err != nil {
 			if err := l.openAfter(a, err); err != nil {

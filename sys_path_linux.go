@@ -3,6 +3,7 @@
 package flockctx
 
 import (
+	"io/fs"
 	"strings"
 	"unsafe"
 
@@ -14,20 +15,30 @@ import (
 // Lock.
 const maxStackPath = 128
 
-// openPath is unix.Open.
-func openPath(path string, flag int, mode uint32) (int, error) {
+// openPath is sysOpen.
+func openPath(path string, flag int, perm fs.FileMode) (descriptor, error) {
 	var buf [maxStackPath]byte
 	if len(path) >= len(buf) || strings.IndexByte(path, 0) >= 0 {
-		return unix.Open(path, flag, mode)
+		return sysOpen(path, flag, perm)
 	}
 	copy(buf[:], path)
 	dir := unix.AT_FDCWD
 	fd, _, errno := unix.Syscall6(unix.SYS_OPENAT, uintptr(dir), uintptr(unsafe.Pointer(&buf[0])),
-		uintptr(flag|unix.O_LARGEFILE), uintptr(mode), 0, 0)
-	if errno != 0 {
-		return -1, errno
+		uintptr(flag|openFlags|unix.O_LARGEFILE), uintptr(openMode(perm)), 0, 0)
+	if errno == unix.ENOENT {
+		return descriptor{}, errno
 	}
-	return int(fd), nil
+	if errno != 0 {
+		return sysOpen(path, flag, perm) // which knows what it means
+	}
+	var st unix.Stat_t
+	if err := fstat(fd, &st); err != nil {
+		return describe(fd)
+	}
+	if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFREG && kind != unix.S_IFDIR {
+		return describe(fd)
+	}
+	return descriptor{fd: fd, id: fileID{st.Dev, st.Ino}}, nil
 }
 
 // identifyPath is sysIdentify for a path.

@@ -2,9 +2,15 @@
 
 package flockctx
 
-import "golang.org/x/sys/unix"
+import (
+	"io/fs"
 
-func openPath(path string, flag int, mode uint32) (int, error) { return unix.Open(path, flag, mode) }
+	"golang.org/x/sys/unix"
+)
+
+func openPath(path string, flag int, perm fs.FileMode) (descriptor, error) {
+	return sysOpen(path, flag, perm)
+}
 
 func identifyPath(path string) (fileID, error) { return sysIdentify(0, path) }
 

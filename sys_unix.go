@@ -14,14 +14,15 @@ import (
 // perhaps be opened for reading.
 var writeRefusals = []error{unix.EROFS, unix.ETXTBSY, unix.EISDIR}
 
+// openFlags are given to every open(2). O_NONBLOCK has a FIFO, a device or a lease
+// not hang it; for what is accepted, files and directories, it means nothing later.
+const openFlags = unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY
+
 // sysOpen opens path with the flag and permissions of os.OpenFile. The error is the
 // system's, or errBusy where a lease has to be broken first.
 func sysOpen(path string, flag int, perm fs.FileMode) (descriptor, error) {
-	// O_NONBLOCK has a FIFO, a device or a lease not hang the open. For what is
-	// accepted below, files and directories, it means nothing afterwards.
-	flag |= unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY
 	for {
-		fd, err := openPath(path, flag, openMode(perm))
+		fd, err := unix.Open(path, flag|openFlags, openMode(perm))
 		switch err {
 		case nil:
 		case unix.EINTR:
@@ -36,17 +37,23 @@ func sysOpen(path string, flag int, perm fs.FileMode) (descriptor, error) {
 		default:
 			return descriptor{}, err
 		}
-		var st unix.Stat_t
-		var id fileID
-		if err = stat(uintptr(fd), "", &st); err == nil {
-			id, err = identity(&st)
-		}
-		if err != nil {
-			unix.Close(fd)
-			return descriptor{}, err
-		}
-		return descriptor{fd: uintptr(fd), id: id}, nil
+		return describe(uintptr(fd))
 	}
+}
+
+// describe makes a descriptor of fd, or closes it.
+func describe(fd uintptr) (descriptor, error) {
+	var st unix.Stat_t
+	var id fileID
+	err := stat(fd, "", &st)
+	if err == nil {
+		id, err = identity(&st)
+	}
+	if err != nil {
+		sysClose(fd)
+		return descriptor{}, err
+	}
+	return descriptor{fd: fd, id: id}, nil
 }
 
 func openMode(perm fs.FileMode) uint32 {

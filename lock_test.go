@@ -91,7 +91,7 @@ func TestErrorHasDeadlineAndCause(t *testing.T) {
 				if !busy.Timeout() || busy.Path != path || busy.Mode != flockctx.Shared {
 					t.Errorf("%#v", busy)
 				}
-				if busy.Waited < 20*time.Millisecond || busy.Waited > took {
+				if busy.Waited <= 0 || busy.Waited > took { // on a loaded machine the open takes most of it
 					t.Errorf("waited %v of %v", busy.Waited, took)
 				}
 				for _, part := range []string{path, "shared", "the cause", "lock"} {

@@ -3,16 +3,13 @@
 package flockctx_test
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -20,120 +17,28 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-const windowsHolder = "FLOCKCTX_TEST_WINDOWS_HOLDER"
-
-// TestWindowsHolder is the other process: it locks a file, says so, and holds the
-// lock until its standard input ends.
-func TestWindowsHolder(t *testing.T) {
-	path := os.Getenv(windowsHolder)
-	if path == "" {
-		t.Skip("runs as the other process of other tests")
-	}
-	l, err := flockctx.Lock(context.Background(), path, &flockctx.Options{Remove: strings.HasSuffix(path, ".remove")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	fmt.Println("locked")
-	io.Copy(io.Discard, os.Stdin)
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-}
-
-type holder struct {
-	cmd   *exec.Cmd
-	stdin io.Closer
-}
-
-// hold has another process lock path.
-func hold(t *testing.T, path string) *holder {
-	t.Helper()
-	cmd := exec.Command(os.Args[0], "-test.run=^TestWindowsHolder$", "-test.timeout=60s")
-	cmd.Env = append(os.Environ(), windowsHolder+"="+path)
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	line, err := bufio.NewReader(out).ReadString('\n')
-	if strings.TrimSpace(line) != "locked" {
-		t.Fatalf("the other process says %q, %v", line, err)
-	}
-	return &holder{cmd, stdin}
-}
-
-// free ends the process in good order; the lock is free at some time after.
-func (h *holder) free() { h.stdin.Close() }
-
-// within bounds a wait that is expected to end well.
-func within(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	t.Cleanup(cancel)
-	return ctx
-}
-
-func lockWithin(t *testing.T, path string, o *flockctx.Options) *flockctx.Flock {
-	t.Helper()
-	l, err := flockctx.Lock(within(t), path, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	return l
-}
-
-func TestWindowsAnotherProcessIsExcluded(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "x")
-	h := hold(t, path)
-	for _, m := range []flockctx.Mode{flockctx.Exclusive, flockctx.Shared} {
-		o := &flockctx.Options{Mode: m}
-		if _, err := flockctx.TryLock(path, o); !errors.Is(err, flockctx.ErrLocked) {
-			t.Errorf("TryLock, %v: %v", m, err)
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
-		_, err := flockctx.Lock(ctx, path, o)
-		cancel()
-		var busy *flockctx.BusyError
-		if !errors.As(err, &busy) || !busy.Timeout() || !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("Lock with a deadline, %v: %v", m, err)
-		}
-	}
-	h.free()
-	lockWithin(t, path, nil)
-}
+// What is particular to Windows; the portable tests run there too, under wine.
 
 func TestWindowsAKilledHolderFreesTheLock(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "x")
-	h := hold(t, path)
-	locked := make(chan error, 1)
-	go func() {
-		l, err := flockctx.Lock(within(t), path, nil)
+	path := tempPath(t)
+	other := startHolder(t, path, flockctx.Options{})
+	locked := async(func() error {
+		l, err := flockctx.Lock(t.Context(), path, nil)
 		if err == nil {
 			err = l.Close()
 		}
-		locked <- err
-	}()
-	select {
-	case err := <-locked:
-		t.Fatalf("locked beside the other process: %v", err)
-	case <-time.After(50 * time.Millisecond):
-	}
-	h.cmd.Process.Kill()
-	if err := <-locked; err != nil {
+		return err
+	})
+	eventually(t, "it waits", func() bool { return flockctx.WaitingOutside() == 1 })
+	if err := other.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
+	must(t, soon(t, locked, "Lock after the holder was killed"))
 }
 
 func TestWindowsTheFileCanBeReadAndWrittenUnderTheLock(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "x")
-	l := lockWithin(t, path, nil)
+	path := tempPath(t)
+	l := mustLock(t, path, nil)
 	if _, err := l.File().WriteString("first,"); err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +46,7 @@ func TestWindowsTheFileCanBeReadAndWrittenUnderTheLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The handle belongs to the runtime's completion port by now.
-	if err := l.Lock(within(t)); err != nil {
+	if err := l.Lock(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := l.File().WriteString("second"); err != nil {
@@ -161,31 +66,11 @@ func TestWindowsTheFileCanBeReadAndWrittenUnderTheLock(t *testing.T) {
 	}
 }
 
-func TestWindowsTruncationNeedsTheLock(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "x")
-	if err := os.WriteFile(path, []byte("data"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	l := lockWithin(t, path, nil)
-	o := &flockctx.Options{Flag: os.O_RDWR | os.O_TRUNC}
-	if _, err := flockctx.TryLock(path, o); !errors.Is(err, flockctx.ErrLocked) {
-		t.Fatal(err)
-	}
-	if b, err := os.ReadFile(path); err != nil || string(b) != "data" {
-		t.Errorf("after a failed lock: %q, %v", b, err)
-	}
-	l.Close()
-	lockWithin(t, path, o)
-	if b, err := os.ReadFile(path); err != nil || len(b) != 0 {
-		t.Errorf("after the lock: %q, %v", b, err)
-	}
-}
-
 func TestWindowsAppend(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "x")
+	path := tempPath(t)
 	o := &flockctx.Options{Flag: os.O_WRONLY | os.O_APPEND | os.O_CREATE}
 	for range 2 {
-		l := lockWithin(t, path, o)
+		l := mustLock(t, path, o)
 		if _, err := l.File().WriteString("line\n"); err != nil {
 			t.Fatal(err)
 		}
@@ -199,20 +84,20 @@ func TestWindowsAppend(t *testing.T) {
 }
 
 func TestWindowsConvert(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "x")
-	l := lockWithin(t, path, nil)
+	path := tempPath(t)
+	l := mustLock(t, path, nil)
 	shared := &flockctx.Options{Mode: flockctx.Shared}
-	if err := l.Convert(within(t), flockctx.Shared); err != nil {
+	if err := l.Convert(t.Context(), flockctx.Shared); err != nil {
 		t.Fatal(err)
 	}
-	h := lockWithin(t, path, shared)
+	h := mustLock(t, path, shared)
 	if _, err := flockctx.TryLock(path, nil); !errors.Is(err, flockctx.ErrLocked) {
 		t.Errorf("exclusive beside two shared: %v", err)
 	}
 	if err := h.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Convert(within(t), flockctx.Exclusive); err != nil {
+	if err := l.Convert(t.Context(), flockctx.Exclusive); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := flockctx.TryLock(path, shared); !errors.Is(err, flockctx.ErrLocked) {
@@ -222,50 +107,14 @@ func TestWindowsConvert(t *testing.T) {
 		t.Fatal(err)
 	}
 	// One Unlock must have been enough, whatever was converted.
-	hold(t, path)
-}
-
-func TestWindowsAWaiterFollowsARemovedFile(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "x.remove")
-	h := hold(t, path)
-	if b, err := os.Stat(path); err != nil {
-		t.Fatal(b, err)
-	}
-	ctx := within(t)
-	locked := make(chan error)
-	var l *flockctx.Flock
-	go func() {
-		var err error
-		l, err = flockctx.Lock(ctx, path, nil)
-		locked <- err
-	}()
-	select {
-	case err := <-locked:
-		t.Fatalf("locked beside the other process: %v", err)
-	case <-time.After(50 * time.Millisecond):
-	}
-	h.free()
-	if err := <-locked; err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	fi, err := os.Stat(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if own, err := l.File().Stat(); err != nil || !os.SameFile(fi, own) {
-		t.Errorf("the lock is not on the file that the path names: %v", err)
-	}
-	if _, err := flockctx.TryLock(path, nil); !errors.Is(err, flockctx.ErrLocked) {
-		t.Errorf("TryLock: %v", err)
-	}
+	startHolder(t, path, flockctx.Options{})
 }
 
 // A file that was removed keeps its name, on file systems without POSIX deletion and
 // under wine, until the last handle is closed. Windows refuses to open it meanwhile.
 func TestWindowsARemovedFileThatIsOpen(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "x")
-	l := lockWithin(t, path, nil)
+	path := tempPath(t)
+	l := mustLock(t, path, nil)
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
@@ -279,11 +128,11 @@ func TestWindowsARemovedFileThatIsOpen(t *testing.T) {
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	lockWithin(t, path, nil)
+	mustLock(t, path, nil)
 }
 
 func TestWindowsTheKernelTellsWhyItRefuses(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "x")
+	path := tempPath(t)
 	if err := flockctx.NTOpen(path); err != windows.STATUS_OBJECT_NAME_NOT_FOUND {
 		t.Errorf("missing: %v", err)
 	}
@@ -302,7 +151,7 @@ func TestWindowsTheKernelTellsWhyItRefuses(t *testing.T) {
 }
 
 func TestWindowsFileOfTheCaller(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "x")
+	path := tempPath(t)
 	f, err := os.Create(path) // not overlapped
 	if err != nil {
 		t.Fatal(err)
@@ -311,7 +160,7 @@ func TestWindowsFileOfTheCaller(t *testing.T) {
 	if err := flockctx.UnlockFile(f, nil); err != nil {
 		t.Errorf("UnlockFile without a lock: %v", err)
 	}
-	h := hold(t, path)
+	other := startHolder(t, path, flockctx.Options{})
 	if _, err := flockctx.TryLockFile(f, nil); !errors.Is(err, flockctx.ErrLocked) {
 		t.Fatal(err)
 	}
@@ -320,11 +169,11 @@ func TestWindowsFileOfTheCaller(t *testing.T) {
 	if _, err := flockctx.LockFile(ctx, f, nil); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatal(err)
 	}
-	if _, err := flockctx.LockFile(within(t), f, &flockctx.Options{Wait: flockctx.WaitBlock}); !errors.Is(err, errors.ErrUnsupported) {
+	if _, err := flockctx.LockFile(t.Context(), f, &flockctx.Options{Wait: flockctx.WaitBlock}); !errors.Is(err, errors.ErrUnsupported) {
 		t.Errorf("WaitBlock: %v", err)
 	}
-	h.free()
-	l, err := flockctx.LockFile(within(t), f, nil)
+	other.must("unlock")
+	l, err := flockctx.LockFile(t.Context(), f, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -372,7 +221,7 @@ func TestWindowsWhatCannotBeLocked(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer windows.CloseHandle(h)
-	_, err = flockctx.Lock(within(t), path, nil)
+	_, err = flockctx.Lock(t.Context(), path, nil)
 	var pe *fs.PathError
 	if !errors.As(err, &pe) || pe.Path != path || !errors.Is(err, windows.ERROR_SHARING_VIOLATION) {
 		t.Errorf("sharing violation: %v", err)
@@ -380,12 +229,12 @@ func TestWindowsWhatCannotBeLocked(t *testing.T) {
 }
 
 func TestWindowsAReadOnlyFile(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "x")
+	path := tempPath(t)
 	if err := os.WriteFile(path, nil, 0o400); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.Chmod(path, 0o600) })
-	lockWithin(t, path, nil)
+	mustLock(t, path, nil)
 	if _, err := flockctx.TryLock(path, nil); !errors.Is(err, flockctx.ErrLocked) {
 		t.Error(err)
 	}
@@ -393,7 +242,7 @@ func TestWindowsAReadOnlyFile(t *testing.T) {
 
 // Go's own cmd/go/internal/lockedfile, and others, lock all offsets there are.
 func TestWindowsALockOfTheWholeFileIsMet(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "x")
+	path := tempPath(t)
 	f, err := os.Create(path)
 	if err != nil {
 		t.Fatal(err)
@@ -409,8 +258,8 @@ func TestWindowsALockOfTheWholeFileIsMet(t *testing.T) {
 }
 
 func TestWindowsOverlappedIsTold(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "x")
-	l := lockWithin(t, path, nil)
+	path := tempPath(t)
+	l := mustLock(t, path, nil)
 	check := func(f *os.File, want bool) {
 		t.Helper()
 		rc, err := f.SyscallConn()

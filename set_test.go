@@ -67,7 +67,11 @@ func TestLockAllCollapsesLinks(t *testing.T) {
 	paths := somePaths(t, 4)
 	must(t, os.WriteFile(paths[0], nil, 0o600))
 	must(t, os.Link(paths[0], paths[1]))
-	if err := os.Symlink(paths[0], paths[2]); err != nil {
+	err := os.Symlink(paths[0], paths[2])
+	if err == nil {
+		_, err = os.Lstat(paths[2]) // wine 8 only says that it made one
+	}
+	if err != nil {
 		if runtime.GOOS == "windows" {
 			t.Skip("SKIP: no symlinks: ", err)
 		}
@@ -103,7 +107,8 @@ func TestLockAllRollsBack(t *testing.T) {
 				mustLock(t, paths[3], nil)
 			}
 			descriptors, queues := countDescriptors(), flockctx.Queues()
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+			// Long enough to come as far as the busy one on a loaded machine.
+			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 			_, err := flockctx.LockAll(ctx, paths, &flockctx.Options{Wait: wait, Remove: true})
 			cancel()
 			wantErr(t, err, context.DeadlineExceeded)

@@ -201,11 +201,8 @@ func pause(ctx context.Context) bool {
 }
 
 // wait waits until no key is in front of the one of revision rev. It watches only
-// the key next in front, so that a release wakes one waiter and not all. A watch can
-// fall silent with the server that serves it, so the queue is read again every TTL.
+// the key next in front, so that a release wakes one waiter and not all.
 func (c *claim) wait(ctx context.Context, rev int64) error {
-	again := time.NewTicker(c.ttl)
-	defer again.Stop()
 	inFront := clientv3.OpGet(c.queue, append(clientv3.WithLastCreate(), clientv3.WithMaxCreateRev(rev-1), clientv3.WithKeysOnly())...)
 	for {
 		var resp *clientv3.TxnResponse
@@ -226,36 +223,33 @@ func (c *claim) wait(ctx context.Context, rev int64) error {
 			return nil
 		}
 		c.queued = true
-		if err := c.waitGone(ctx, string(front[0].Key), resp.Header.Revision+1, again.C); err != nil {
+		if err := c.waitGone(ctx, string(front[0].Key), resp.Header.Revision+1); err != nil {
 			return err
 		}
 	}
 }
 
 // waitGone returns nil once key may have been deleted at revision rev or later.
-func (c *claim) waitGone(ctx context.Context, key string, rev int64, again <-chan time.Time) error {
-	ctx, cancel := context.WithCancel(ctx)
+func (c *claim) waitGone(ctx context.Context, key string, rev int64) error {
+	limited, cancel := context.WithTimeout(ctx, c.ttl)
 	defer cancel()
-	// Without a leader the server would wait for it in silence.
-	events := c.engine.client.Watch(clientv3.WithRequireLeader(ctx), key, clientv3.WithRev(rev), clientv3.WithFilterPut())
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-again:
+	for resp := range c.follow(limited, key, rev) {
+		if deleted(resp) {
 			return nil
-		case resp, ok := <-events:
-			switch {
-			case ctx.Err() != nil:
-				return ctx.Err()
-			case !ok || resp.Err() != nil:
-				pause(ctx) // then look again
-				return ctx.Err()
-			case deleted(resp):
-				return nil
-			}
 		}
 	}
+	if limited.Err() == nil {
+		pause(ctx) // the watch broke off
+	}
+	return ctx.Err()
+}
+
+// follow watches key for deletions at revision rev or later. A server that is frozen
+// sends nothing, and keeps Watch itself waiting too: so ctx must have a limit, after
+// which the caller looks at the key. Without a leader the server would wait for one in
+// silence.
+func (c *claim) follow(ctx context.Context, key string, rev int64) clientv3.WatchChan {
+	return c.engine.client.Watch(clientv3.WithRequireLeader(ctx), key, clientv3.WithRev(rev), clientv3.WithFilterPut())
 }
 
 func deleted(resp clientv3.WatchResponse) bool {
@@ -276,19 +270,23 @@ var (
 // live on, and its renewals tell nothing.
 func (c *claim) watch(rev int64) {
 	from := rev + 1
-	for c.Err() == nil {
-		events := c.engine.client.Watch(clientv3.WithRequireLeader(c.Proof), c.key, clientv3.WithRev(from), clientv3.WithFilterPut())
-		for resp := range events {
+	for {
+		ctx, cancel := context.WithTimeout(c.Proof, c.ttl)
+		for resp := range c.follow(ctx, c.key, from) {
 			if deleted(resp) {
 				c.Lose(errDeleted)
-				return
 			}
 		}
-		if !pause(c.Proof) {
+		broke := ctx.Err() == nil
+		cancel()
+		if broke {
+			pause(c.Proof)
+		}
+		if c.Err() != nil {
 			return
 		}
-		// The watch broke off, or its revision was compacted away: look, then
-		// watch from there.
+		// The watch broke off, its revision was compacted away, or it may be
+		// silent: look, then watch from there.
 		resp, err := c.engine.get(c.Proof, c.key)
 		if err != nil {
 			continue

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"os"
@@ -36,7 +37,11 @@ func insideNamespace(t *testing.T) bool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(exe, "-test.run", "^"+t.Name()+"$", "-test.v", "-test.timeout", "5m",
+	run := "^" + t.Name() + "$"
+	if asked := flag.Lookup("test.run").Value.String(); strings.HasPrefix(asked, t.Name()+"/") {
+		run = asked // only some of its subtests
+	}
+	cmd := exec.Command(exe, "-test.run", run, "-test.v", "-test.timeout", "30m",
 		fmt.Sprintf("-seed=%d", *seedFlag), fmt.Sprintf("-full=%v", *fullFlag))
 	cmd.Env = append(os.Environ(), insideVar+"="+t.Name(), "TMPDIR="+t.TempDir())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
@@ -173,27 +178,46 @@ func TestFileSystems(t *testing.T) {
 				}
 				t.Log(sum.String())
 			})
-			if *fullFlag {
-				t.Run("the tests of the root package", func(t *testing.T) { rootTests(t, dir) })
+			// On FUSE they wait for ever to see a thread wait in the kernel.
+			if *fullFlag && !strings.HasPrefix(kind.name, "fuse") {
+				t.Run("the tests of the root package", func(t *testing.T) { rootTests(t, dir, kind.name) })
 			}
 		})
 	}
 }
 
 // rootTests runs the tests of the root package with their files in dir.
-func rootTests(t *testing.T, dir string) {
+func rootTests(t *testing.T, dir, kind string) {
 	exe := filepath.Join(t.TempDir(), "root.test")
 	build := exec.Command("go", "test", "-c", "-o", exe, ".")
 	build.Dir = ".."
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	run := exec.Command(exe, "-test.short", "-test.timeout", "4m")
+	// The first needs a directory that every user may enter, the second one with
+	// a short name.
+	skip := "TestHoldersOfAnotherUser|TestFIFOSocketAndDeviceAreRefusedAtOnce"
+	if extra := rootSkips[kind]; extra != "" {
+		skip += "|" + extra
+	}
+	t.Logf("SKIP: %s: %s", t.Name(), skip)
+	run := exec.Command(exe, "-test.short", "-test.timeout", "4m", "-test.skip", skip)
 	run.Dir = ".."
 	run.Env = append(os.Environ(), "TMPDIR="+dir)
-	if out, err := run.CombinedOutput(); err != nil {
+	began := time.Now()
+	out, err := run.CombinedOutput()
+	if err != nil {
 		t.Errorf("%v\n%s", err, out[max(0, len(out)-8000):])
 	}
+	t.Logf("took %v", time.Since(began).Round(time.Second))
+}
+
+// rootSkips are the tests of the root package that fail on a file system. Where the
+// kernel's table of locks has another device than stat(2), Holders cannot find a
+// file that no process has open any more, only mapped.
+var rootSkips = map[string]string{
+	"btrfs subvolume": "TestHoldersMapped",
+	"overlayfs":       "TestHoldersMapped",
 }
 
 // contract tries what docs/semantics promises, with another process, in dir.

@@ -43,7 +43,8 @@ type claim struct {
 	ttl    time.Duration // as granted
 	queue  string        // prefix of the keys of all claims to the name
 	key    string
-	queued bool // somebody was in front
+	queued bool  // somebody was in front
+	ended  error // the loss that ended the wait
 
 	token locker.Token // valid once held
 	freed lease.Answer
@@ -113,7 +114,8 @@ func (c *claim) acquire(ctx context.Context, try bool) error {
 		c.Lose(errEnded)
 	}
 	if c.Err() != nil {
-		return context.Cause(c.Proof)
+		c.ended = context.Cause(c.Proof)
+		return c.ended
 	}
 	return err
 }

@@ -122,6 +122,8 @@ func (e *engine) lock(ctx context.Context, name string, m locker.Mode, try bool)
 		return nil, call.Ended(ctx, e.unanswered(c, err))
 	case err == errBusy:
 		return nil, call.Busy()
+	case c != nil && err == c.ended:
+		return nil, err // which names the call already
 	}
 	return nil, call.Failed(e.explain(err))
 }

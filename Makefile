@@ -16,4 +16,4 @@ SECONDS ?= 60
 SEED ?= $(shell date +%s)
 .PHONY: stress
 stress:
-	cd verify && go test -run TestStress -v -timeout 0 -seconds $(SECONDS) -seed $(SEED) .
+	cd verify && go test -run 'TestStress$$' -v -count=1 -timeout 0 . -seconds $(SECONDS) -seed $(SEED)

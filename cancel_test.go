@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -285,6 +287,43 @@ func TestContextOfAnotherMake(t *testing.T) {
 			ctx.end(own)
 			wantErr(t, soon(t, done, "Lock after its end"), own)
 		}
+	}
+}
+
+// endsAfter ends when its Err has been asked for n times.
+type endsAfter struct {
+	context.Context
+	n atomic.Int32
+}
+
+func (c *endsAfter) Err() error {
+	if c.n.Add(-1) < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// A context that ends while an uncontended Lock is on its way loses nevertheless.
+func TestContextThatEndsOnTheWayToAFreeLock(t *testing.T) {
+	for _, again := range []bool{false, true} {
+		path := tempPath(t)
+		l := newHandle(t, path, &flockctx.Options{Flag: os.O_RDWR | os.O_CREATE | os.O_TRUNC})
+		if again {
+			must(t, l.Lock(t.Context()))
+			must(t, l.Unlock())
+		}
+		must(t, os.WriteFile(path, []byte("content"), 0o600))
+		ctx := &endsAfter{Context: context.Background()}
+		ctx.n.Store(1)
+		err := l.Lock(ctx)
+		wantErr(t, err, context.Canceled)
+		if _, ok := err.(*flockctx.BusyError); !ok || l.Locked() {
+			t.Errorf("%#v, locked %v", err, l.Locked())
+		}
+		if b, err := os.ReadFile(path); err != nil || string(b) != "content" {
+			t.Errorf("%q, %v", b, err)
+		}
+		wantFree(t, path, flockctx.Options{})
 	}
 }
 

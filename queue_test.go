@@ -107,6 +107,11 @@ func (m *gateModel) step(a *gateActor, op gateOp, d time.Duration) {
 		m.log = append(m.log, d.String())
 		time.Sleep(d)
 		m.settle(nil)
+		// Whoever may get in has done so by then: being overtaken, a slice and
+		// every timer are over.
+		if h := m.g.head; h != nil && d > time.Millisecond && m.g.admits(h.mode) {
+			m.fail("the first waiter was forgotten")
+		}
 		return
 	}
 	m.log = append(m.log, fmt.Sprint(a.id, " ", gateOpNames[op]))

@@ -352,7 +352,7 @@ func TestTrap6NobodyStarves(t *testing.T) {
 			return err != nil
 		})
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
-		for range 5 {
+		for range 3 {
 			must(t, flockctx.Do(ctx, path, &flockctx.Options{Wait: wait}, func(*flockctx.Flock) error { return nil }))
 		}
 		cancel()

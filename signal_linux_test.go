@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -230,6 +231,30 @@ func TestSignalBeforeTheCall(t *testing.T) {
 		done := async(func() error { _, err := flockctx.Lock(ctx, path, nil); return err })
 		wantErr(t, soon(t, done, "Lock with a short deadline"), context.DeadlineExceeded)
 		cancel()
+	}
+}
+
+// slowContext never ends, and takes its time to say so.
+type slowContext struct {
+	context.Context
+	meanwhile func()
+}
+
+func (c *slowContext) Done() <-chan struct{} { return make(chan struct{}) }
+func (c *slowContext) AfterFunc(func()) func() bool {
+	go c.meanwhile()
+	time.Sleep(3 * time.Millisecond)
+	return func() bool { return true }
+}
+
+// The same for certain: Close has sent several signals before the call.
+func TestSignalLongBeforeTheCall(t *testing.T) {
+	path := tempPath(t)
+	hold(t, path)
+	for range 5 {
+		l := newHandle(t, path, &flockctx.Options{Wait: flockctx.WaitBlock})
+		ctx := &slowContext{context.Background(), func() { l.Close() }}
+		wantErr(t, soon(t, async(func() error { return l.Lock(ctx) }), "Lock after an early signal"), fs.ErrClosed)
 	}
 }
 
@@ -617,3 +642,53 @@ var _ = registerCommand("posix", func(args []string) error {
 	}
 	return err
 })
+
+// Trap 11 with files of one number on two mounts.
+func TestTrap11SameInodeOnTwoMounts(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("SKIP: mounting needs root")
+	}
+	type file struct {
+		path string
+		dev  uint64
+	}
+	seen := make(map[uint64][]file)
+	for range 2 {
+		dir := t.TempDir()
+		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
+			t.Skip("SKIP: cannot mount a tmpfs: ", err)
+		}
+		t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+		for i := range 5 {
+			path := filepath.Join(dir, fmt.Sprint(i))
+			must(t, os.WriteFile(path, nil, 0o600))
+			var st unix.Stat_t
+			must(t, unix.Stat(path, &st))
+			seen[st.Ino] = append(seen[st.Ino], file{path, st.Dev})
+		}
+	}
+	checked := 0
+	for _, files := range seen {
+		if len(files) < 2 {
+			continue
+		}
+		checked++
+		a, err := flockctx.TryLock(files[0].path, nil)
+		must(t, err)
+		b, err := flockctx.TryLock(files[1].path, nil)
+		if err != nil {
+			t.Fatalf("two files with one inode number: %v", err)
+		}
+		s, err := flockctx.LockAll(t.Context(), []string{files[0].path + "x", files[1].path + "x"}, nil)
+		must(t, err)
+		if n := len(s.Files()); n != 2 {
+			t.Errorf("%d files in the set", n)
+		}
+		must(t, s.Close())
+		must(t, b.Close())
+		must(t, a.Close())
+	}
+	if checked == 0 {
+		t.Skip("SKIP: the mounts number their files differently")
+	}
+}

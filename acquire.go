@@ -581,6 +581,15 @@ func (l *Flock) waitForeign(a *attempt, m Mode) (inside bool, err error) {
 	return true, err
 }
 
+// maxBlocked bounds the goroutines that wait in the kernel, each of which takes a
+// thread, and the runtime keeps it: some 30 KiB. A Go program dies at 10,000 threads.
+const maxBlocked = 64
+
+var blocked atomic.Int32
+
+// errMustPoll: it turned out that this wait cannot be in the kernel.
+var errMustPoll = errors.New("must poll")
+
 // await waits for another process, in the kernel or by polling.
 func (l *Flock) await(a *attempt, m Mode) error {
 	var block bool
@@ -602,13 +611,17 @@ func (l *Flock) await(a *attempt, m Mode) error {
 	}
 	var b *backoff
 	for {
-		if block {
-			if err := l.block(a, m); err != errNoSlot {
+		if block && blocked.Add(1) <= maxBlocked {
+			err := l.block(a, m)
+			blocked.Add(-1)
+			if err != errMustPoll {
 				if err == nil && l.borrowed && m == Shared {
 					l.noteLent()
 				}
 				return err
 			}
+		} else if block {
+			blocked.Add(-1)
 		}
 		if b == nil {
 			b = newBackoff(l.opts.Poll)

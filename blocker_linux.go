@@ -4,7 +4,6 @@ package flockctx
 
 import (
 	"context"
-	"errors"
 	"io/fs"
 	"os"
 	"os/signal"
@@ -20,15 +19,6 @@ import (
 // Waiting in the kernel, and the signal that ends it. See docs/design.md,
 // "Interrupting the kernel". (On mips, struct sigaction is laid out differently,
 // and nobody was found to test it: it polls.)
-
-// maxBlocked bounds the goroutines that wait in the kernel, each of which takes a
-// thread, and the runtime keeps it: some 30 KiB. A Go program dies at 10,000 threads.
-const maxBlocked = 64
-
-var blocked atomic.Int32
-
-// errNoSlot: maxBlocked goroutines wait in the kernel, or the signal is gone.
-var errNoSlot = errors.New("no slot")
 
 // An interrupt ends the system call of one thread.
 type interrupt struct {
@@ -86,19 +76,16 @@ func (d *descriptor) isLocal() (local bool) {
 }
 
 // block waits in the kernel for the lock in mode m. It returns nil, errEnded,
-// fs.ErrClosed, errNoSlot, or the system's error.
+// fs.ErrClosed, errMustPoll, or the system's error.
 func (l *Flock) block(a *attempt, m Mode) error {
-	if blocked.Add(1) > maxBlocked || !canBlock() {
-		blocked.Add(-1)
-		return errNoSlot
+	if !canBlock() {
+		return errMustPoll
 	}
-	defer blocked.Add(-1)
-
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	var old sigset
 	if err := sigmask(unix.SIG_UNBLOCK, &realTime, &old); err != nil {
-		return errNoSlot
+		return errMustPoll
 	}
 	if old&realTime != 0 {
 		defer sigmask(unix.SIG_SETMASK, &old, nil)

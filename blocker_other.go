@@ -2,10 +2,6 @@
 
 package flockctx
 
-import "errors"
-
-var errNoSlot = errors.New("no slot")
-
 // An interrupt would end a wait in the kernel; here there is none.
 type interrupt struct{}
 
@@ -15,4 +11,4 @@ func canBlock() bool { return false }
 
 func (d *descriptor) isLocal() bool { return false }
 
-func (l *Flock) block(a *attempt, m Mode) error { return errNoSlot }
+func (l *Flock) block(a *attempt, m Mode) error { return errMustPoll }

@@ -4,27 +4,16 @@ package flockctx
 
 import (
 	"context"
-	"errors"
 	"io/fs"
 	"runtime"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/windows"
 )
 
 // Waiting in the kernel with overlapped LockFileEx, and CancelIoEx to end it.
-
-// maxBlocked bounds the goroutines that wait in the kernel, each of which takes a
-// thread: a Go program dies at 10,000 threads.
-const maxBlocked = 64
-
-var blocked atomic.Int32
-
-// errNoSlot: this wait has to poll.
-var errNoSlot = errors.New("no slot")
 
 // An interrupt ends an overlapped operation on an open file.
 //
@@ -144,18 +133,12 @@ func isRemote(h windows.Handle) bool {
 }
 
 // block waits in the kernel for the lock in mode m. It returns nil, errEnded,
-// fs.ErrClosed, errNoSlot, or the system's error. Nil may come together with the
+// fs.ErrClosed, errMustPoll, or the system's error. Nil may come together with the
 // end of the context or a Close, which the caller looks for.
 func (l *Flock) block(a *attempt, m Mode) error {
 	if !canBlock() {
-		return errNoSlot
+		return errMustPoll
 	}
-	if blocked.Add(1) > maxBlocked {
-		blocked.Add(-1)
-		return errNoSlot
-	}
-	defer blocked.Add(-1)
-
 	r := l.request(opBlock)
 	r.mode = m
 	var closing bool
@@ -165,7 +148,7 @@ func (l *Flock) block(a *attempt, m Mode) error {
 			if l.opts.Wait == WaitBlock {
 				return unsupported("WaitBlock needs a file that was opened with FILE_FLAG_OVERLAPPED")
 			}
-			return errNoSlot
+			return errMustPoll
 		}
 		in, err := newInterrupt(h)
 		if err != nil {

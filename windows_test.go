@@ -131,6 +131,19 @@ func TestWindowsARemovedFileThatIsOpen(t *testing.T) {
 	mustLock(t, path, nil)
 }
 
+// Log rotation: the file is renamed under its holder, and the name is free.
+func TestWindowsALockedFileCanBeRenamed(t *testing.T) {
+	path := tempPath(t)
+	l := mustLock(t, path, nil)
+	must(t, os.Rename(path, path+".1"))
+	n := mustLock(t, path, nil)
+	if _, err := flockctx.TryLock(path+".1", nil); !errors.Is(err, flockctx.ErrLocked) {
+		t.Errorf("the renamed file: %v", err)
+	}
+	must(t, l.Close())
+	must(t, n.Close())
+}
+
 func TestWindowsTheKernelTellsWhyItRefuses(t *testing.T) {
 	path := tempPath(t)
 	if err := flockctx.NTOpen(path); err != windows.STATUS_OBJECT_NAME_NOT_FOUND {

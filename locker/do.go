@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/flockctx/flockctx/internal/lineage"
 )
 
 // Do locks name, calls fn, and releases the lock when fn returns, panics or calls
@@ -60,8 +62,12 @@ func (c *doContext) Err() error {
 	return c.Context.Err()
 }
 
-// Value adds what the lock's context has beyond the caller's.
+// Value adds what the lock's context has beyond the caller's, which may have the
+// lineage of a lock further out.
 func (c *doContext) Value(key any) any {
+	if key == (lineage.Key{}) {
+		return c.held.Value(key)
+	}
 	if v := c.Context.Value(key); v != nil {
 		return v
 	}

@@ -112,7 +112,7 @@ type Traits struct {
 	Shared    bool          // Shared works
 	FIFO      bool          // first come, first served, across processes
 	Fenced    bool          // exclusive grants have a Token
-	Deadlocks bool          // holders that wait for each other get an error
+	Deadlocks bool          // locks that wait for each other are found, see ErrDeadlock
 }
 
 var (
@@ -125,6 +125,11 @@ var (
 
 	// ErrUnsure says that a release was not answered. The lock frees itself.
 	ErrUnsure = errors.New("locker: release not confirmed")
+
+	// ErrDeadlock says that a Lock waited, through whatever other holders, for a
+	// lock under which it was called: with the context of its Held, or with one
+	// from Do. Only an engine with Traits().Deadlocks finds that.
+	ErrDeadlock = errors.New("locker: deadlock")
 )
 
 // MaxName is the length in bytes of the longest name that can be locked.

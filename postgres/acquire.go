@@ -64,7 +64,7 @@ func (a *attempt) acquire(ctx context.Context) (*held, error) {
 func (a *attempt) on(ctx context.Context, s *session) (*held, error) {
 	a.asked = false
 	e, k := a.engine, key(a.call.Name)
-	h := &held{engine: e, call: a.call, s: s, key: k}
+	h := &held{engine: e, call: a.call, s: s, outer: outerOf(ctx, e)}
 	var shared, sql string
 	if a.call.Mode == locker.Shared {
 		shared = "_shared"
@@ -84,16 +84,25 @@ func (a *attempt) on(ctx context.Context, s *session) (*held, error) {
 
 	sent := lease.Now()
 	a.asked = true
-	wait, cancel := ctx, context.CancelFunc(func() {})
-	if a.try {
-		wait, cancel = context.WithTimeout(ctx, patience)
+	wait, cancel := context.WithCancelCause(ctx)
+	switch {
+	case a.try:
+		defer time.AfterFunc(patience, func() { cancel(context.DeadlineExceeded) }).Stop()
+	case h.outer != nil:
+		go h.findDeadlock(wait, cancel)
 	}
-	row, err := s.ask(wait, sql)
-	cancel()
+	row, err := s.ask(wait, h.lineage()+sql)
+	cause := context.Cause(wait)
+	cancel(nil)
 	if err != nil {
 		s.close()
+		pe, _ := errors.AsType[*pgconn.PgError](err)
 		switch {
-		case wait.Err() != nil && ctx.Err() == nil:
+		case cause == locker.ErrDeadlock && ctx.Err() == nil:
+			err = fmt.Errorf("%w: it waits for a lock under which it was called", cause)
+		case pe != nil && pe.Code == "40P01":
+			err = fmt.Errorf("%w: %w", locker.ErrDeadlock, err)
+		case cause != nil && ctx.Err() == nil:
 			err = fmt.Errorf("no answer from the server within %v: %w", patience, err)
 		case ended(err):
 			err = fmt.Errorf("%w: the connection has ended: %w", locker.ErrLost, err)

@@ -18,15 +18,15 @@ type held struct {
 	engine *engine
 	call   *lease.Call
 	s      *session
-	key    int64
+	outer  *held  // the lock under which Lock was called, or nil
 	unlock string // the query that unlocks
 	token  locker.Token
 	fenced bool
 	freed  lease.Answer
 }
 
-// Context is the proof, which ends with the ownership.
-func (h *held) Context() context.Context { return h.Proof }
+// Context is the proof, which ends with the ownership, and knows its lock.
+func (h *held) Context() context.Context { return heldContext{h.Proof, h} }
 
 func (h *held) Valid() (time.Time, bool)    { return h.Proof.Valid(), true }
 func (h *held) Token() (locker.Token, bool) { return h.token, h.fenced }

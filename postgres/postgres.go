@@ -12,6 +12,10 @@
 // pg_advisory_lock in the database of the connection. Two names that share those 8
 // bytes, which among a million names has a chance of 1 in 37 million, share a lock.
 //
+// A Lock that is called under another one, with the context of its Held or one from
+// locker.Do, and in the end waits for it, fails with [locker.ErrDeadlock] after about a
+// second.
+//
 // While a Lock waits, its query is active: it keeps one connection of the server busy,
 // and holds back vacuum in its database like any long query.
 package postgres
@@ -113,7 +117,7 @@ type engine struct {
 }
 
 func (e *engine) Traits() locker.Traits {
-	return locker.Traits{CanLose: true, Cleanup: e.ttl + time.Second, Shared: true, FIFO: true, Fenced: true}
+	return locker.Traits{CanLose: true, Cleanup: e.ttl + time.Second, Shared: true, FIFO: true, Fenced: true, Deadlocks: true}
 }
 
 func (e *engine) Lock(ctx context.Context, name string, m locker.Mode) (locker.Held, error) {

@@ -19,6 +19,7 @@ type session struct {
 	pid      uint32
 	params   map[string]string
 	epoch    string
+	under    uint32        // what its application_name says, see deadlock.go
 	expiry   *time.Timer   // of an idle session
 	dead     chan struct{} // closed once the connection has ended
 	err      error         // why, valid once dead is closed

@@ -83,6 +83,7 @@ func Run(t *testing.T, newLocker func(t testing.TB) locker.Locker, faults Faults
 		{"names that cannot be locked", s.badNames},
 		{"tokens rise", s.tokens},
 		{"Do", s.do},
+		{"deadlocks", s.deadlocks},
 		{"first come, first served", s.fifo},
 		{"200 waiters on one name", s.waiters},
 		{"no goroutine is left", s.goroutines},
@@ -459,6 +460,63 @@ func (s *suite) do(t *testing.T) {
 		t.Errorf("Do of a held lock: %v", err)
 	}
 	unlock(t, h)
+}
+
+// deadlocks: locks under locks, by Do.
+func (s *suite) deadlocks(t *testing.T) {
+	if !s.traits.Deadlocks {
+		t.Skip("SKIP: not a trait of this engine")
+	}
+	l := s.new(t)
+	nest := func(outer, inner string, meet func()) error {
+		return locker.Do(bg(t), l, outer, locker.Exclusive, func(ctx context.Context) error {
+			meet()
+			return locker.Do(ctx, l, inner, locker.Exclusive, func(context.Context) error { return nil })
+		})
+	}
+	begin := time.Now()
+	if err := nest("deadlock a", "deadlock a", func() {}); !errors.Is(err, locker.ErrDeadlock) {
+		t.Errorf("a name under itself: %v", err)
+	}
+	t.Logf("found after %v", time.Since(begin))
+
+	// Two that meet, and one between them that holds another lock in between.
+	names := []string{"deadlock a", "deadlock b", "deadlock c"}
+	for n := 2; n <= 3; n++ {
+		var met, done sync.WaitGroup
+		met.Add(n)
+		errs := make(chan error, n)
+		for i := range n {
+			done.Go(func() {
+				errs <- nest(names[i], names[(i+1)%n], func() { met.Done(); met.Wait() })
+			})
+		}
+		done.Wait()
+		close(errs)
+		found := 0
+		for err := range errs {
+			if errors.Is(err, locker.ErrDeadlock) {
+				found++
+			} else if err != nil {
+				t.Error(err)
+			}
+		}
+		t.Logf("in a circle of %d, %d were told", n, found)
+		if found == 0 {
+			t.Errorf("a circle of %d was not found", n)
+		}
+	}
+
+	// No circle, only a wait: it must not be taken for one.
+	h := lock(t, s.new(t), "deadlock b")
+	errs := make(chan error)
+	go func() { errs <- nest("deadlock a", "deadlock b", func() {}) }()
+	s.queued(t, "deadlock b", 1)
+	time.Sleep(1500 * time.Millisecond)
+	unlock(t, h)
+	if err := <-errs; err != nil {
+		t.Errorf("a wait that is no deadlock: %v", err)
+	}
 }
 
 func (s *suite) fifo(t *testing.T) {

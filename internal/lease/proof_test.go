@@ -1,0 +1,116 @@
+package lease_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/flockctx/flockctx/internal/lease"
+	"github.com/flockctx/flockctx/locker"
+)
+
+const ttl = 300 * time.Millisecond
+
+type key struct{}
+
+func proof(sent lease.Instant) *lease.Proof {
+	ctx, cancel := context.WithCancel(context.WithValue(context.Background(), key{}, "value"))
+	cancel() // its end is none of the proof's business
+	return lease.New(ctx, ttl, sent, "the test")
+}
+
+func TestAProofEndsWithItsTime(t *testing.T) {
+	sent := lease.Now()
+	p := proof(sent)
+	if p.Err() != nil || p.Value(key{}) != "value" {
+		t.Fatal(p.Err(), p.Value(key{}))
+	}
+	<-p.Done()
+	if took := time.Duration(lease.Now() - sent); took < ttl-ttl/lease.Margin {
+		t.Errorf("ended after %v", took)
+	}
+	if err := context.Cause(p); !errors.Is(err, locker.ErrLost) || !strings.Contains(err.Error(), "the test") {
+		t.Error(err)
+	}
+	if p.Extend(lease.Now()) {
+		t.Error("an answer after the end revived it")
+	}
+	if err := p.Release(); !errors.Is(err, locker.ErrLost) {
+		t.Error(err)
+	}
+	if until := p.Valid(); time.Until(until) > 0 {
+		t.Errorf("valid until %v", until)
+	}
+}
+
+func TestTheTimeCountsFromTheRequest(t *testing.T) {
+	// An answer that was under way for longer than the TTL proves nothing.
+	p := proof(lease.Now() - lease.Instant(ttl))
+	if p.Err() == nil {
+		t.Error("it is still valid")
+	}
+	// One that was under way for half of it proves the other half.
+	sent := lease.Now() - lease.Instant(ttl/2)
+	p = proof(sent)
+	if left := time.Until(p.Valid()); left <= 0 || left > ttl/2-ttl/lease.Margin {
+		t.Errorf("%v left of %v", left, ttl)
+	}
+	p.Release()
+}
+
+func TestExtend(t *testing.T) {
+	p := proof(lease.Now())
+	begin := time.Now()
+	for time.Since(begin) < 3*ttl {
+		if !p.Extend(lease.Now()) {
+			t.Fatal(context.Cause(p))
+		}
+		before := p.Valid()
+		// Answers may overtake each other.
+		p.Extend(lease.Now() - lease.Instant(ttl/2))
+		if after := p.Valid(); after.Before(before.Add(-ttl / 4)) {
+			t.Fatalf("an older answer took away %v", before.Sub(after))
+		}
+		time.Sleep(ttl / 10)
+	}
+	if err := p.Release(); err != nil {
+		t.Fatal(err)
+	}
+	if !p.InTime() || context.Cause(p) != locker.ErrReleased || p.Err() == nil {
+		t.Error(p.InTime(), context.Cause(p))
+	}
+	p.Lose(errors.New("too late"))
+	if context.Cause(p) != locker.ErrReleased {
+		t.Error("it ended twice")
+	}
+	if err := p.Release(); !errors.Is(err, locker.ErrReleased) {
+		t.Error(err)
+	}
+}
+
+func TestAnswer(t *testing.T) {
+	var a lease.Answer
+	started, release := make(chan bool), make(chan error)
+	first := make(chan error)
+	go func() {
+		first <- a.Once(context.Background(), func() error { close(started); return <-release }, nil)
+	}()
+	<-started
+	unsure := func(err error) error { return errors.Join(locker.ErrUnsure, err) }
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	never := func() error { t.Error("released twice"); return nil }
+	if err := a.Once(ctx, never, unsure); !errors.Is(err, locker.ErrUnsure) || !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	answer := errors.New("the answer")
+	release <- answer
+	if err := <-first; err != answer {
+		t.Error(err)
+	}
+	if err := a.Once(ctx, never, unsure); err != answer {
+		t.Error(err)
+	}
+}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -217,10 +216,12 @@ func parse(args []string) (*options, error) {
 		return nil, err
 	}
 	// pflag takes "-w=5" for "-w5". getopt(3) does not, nor does flock(1).
-	equals := regexp.MustCompile(`^-[sexunoF]*[wE]=`)
 	for _, a := range args[:len(args)-fs.NArg()] {
-		if equals.MatchString(a) {
-			return nil, usagef("invalid number: '%s'", a[strings.Index(a, "="):])
+		if a, short := strings.CutPrefix(a, "-"); short {
+			a = strings.TrimLeft(a, "sexunoF")
+			if len(a) > 1 && (a[0] == 'w' || a[0] == 'E') && a[1] == '=' {
+				return nil, usagef("invalid number: '%s'", a[1:])
+			}
 		}
 	}
 	o.args = fs.Args()

@@ -94,6 +94,14 @@ func lockerCommand(args []string) error {
 		io.Copy(io.Discard, os.Stdin)
 		return nil
 	}
+	if verb == "lock-inherited" {
+		if err := unix.Flock(3, unix.LOCK_EX); err != nil {
+			return err
+		}
+		fmt.Println("locked")
+		io.Copy(io.Discard, os.Stdin)
+		return nil
+	}
 	if verb == "look" { // as a user who may not open it
 		hs, err := flockctx.Holders(path)
 		for _, h := range hs {
@@ -325,6 +333,39 @@ func TestHoldersSharedDescription(t *testing.T) {
 	l.expect("locked")
 	if h := one(t, path); h.PID != l.pid || !slices.Equal(h.Others, []int{child}) {
 		t.Errorf("got %+v; want process %d, and %d among others", h, l.pid, child)
+	}
+}
+
+// This process has the description, and the lower number; the other one took the lock.
+func TestHoldersLockerIsNamed(t *testing.T) {
+	path := newFile(t)
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	cmd := newCommand(t, "locker", []string{"lock-inherited", path})
+	cmd.ExtraFiles = []*os.File{f}
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for s := bufio.NewScanner(stdout); s.Scan() && s.Text() != "locked"; {
+	}
+	if h := one(t, path); h.PID != cmd.Process.Pid || h.Locker != h.PID || !slices.Equal(h.Others, []int{os.Getpid()}) {
+		t.Errorf("got %+v; want process %d, and %d among others", h, cmd.Process.Pid, os.Getpid())
+	}
+	stdin.Close()
+	cmd.Wait()
+	if h := one(t, path); h.PID != os.Getpid() || h.Locker != cmd.Process.Pid {
+		t.Errorf("after its end: %+v; want this process", h)
 	}
 }
 

@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	// grantPatience bounds the wait for a lease where ctx does not.
+	// grantPatience bounds the wait for a lease where ctx has no deadline.
 	grantPatience = 10 * time.Second
 
 	// maxAttempt bounds the wait for the answer of one server.
@@ -55,36 +55,48 @@ type claim struct {
 // lease that nobody can name.
 func (e *engine) claim(ctx context.Context, call *lease.Call, queue string) (*claim, error) {
 	type answer struct {
+		sent lease.Instant
 		resp *clientv3.LeaseGrantResponse
 		err  error
 	}
-	sent := lease.Now()
+	gctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	if _, ok := ctx.Deadline(); !ok {
+		defer time.AfterFunc(grantPatience, cancel).Stop()
+	}
 	answers := make(chan answer, 1)
 	go func() {
-		gctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), grantPatience)
-		defer cancel()
 		var a answer
 		a.err = e.insist(gctx, func(ctx context.Context) (err error) {
 			// One that is asked for again may leave a lease behind, which
 			// holds nothing and ends with its TTL.
-			a.resp, err = e.client.Grant(ctx, int64(e.ttl/time.Second))
+			sent := lease.Now()
+			if a.resp, err = e.client.Grant(ctx, int64(e.ttl/time.Second)); err == nil {
+				a.sent = sent
+			}
 			return err
 		})
 		answers <- a
 	}()
 	select {
 	case a := <-answers:
-		if a.err != nil {
+		gaveUp := gctx.Err() != nil
+		cancel()
+		switch {
+		case a.err != nil && gaveUp:
+			return nil, fmt.Errorf("%w within %v", e.silence(), grantPatience)
+		case a.err != nil:
 			return nil, a.err
 		}
 		c := &claim{engine: e, call: call, id: a.resp.ID, queue: queue}
 		c.ttl = time.Duration(a.resp.TTL) * time.Second
 		c.key = queue + strconv.FormatInt(int64(c.id), 16)
-		c.Proof = lease.New(ctx, c.ttl, sent, call.String())
+		c.Proof = lease.New(ctx, c.ttl, a.sent, call.String())
 		go c.renew()
 		return c, nil
 	case <-ctx.Done():
 		go func() {
+			defer cancel()
+			defer time.AfterFunc(e.ttl, cancel).Stop()
 			if a := <-answers; a.err == nil {
 				e.dispose(ctx, a.resp.ID)
 			}
@@ -303,8 +315,7 @@ func (c *claim) watch(rev int64) {
 
 // renew keeps the lease alive until the proof ends. It is not the client's KeepAlive,
 // which counts a TTL from the arrival of an answer, and stays with one server even
-// where that one is frozen: each renewal here is a request of its own, to the next
-// server in turn.
+// where that one is frozen.
 func (c *claim) renew() {
 	interval := c.ttl / 3
 	next := time.NewTimer(interval)
@@ -315,21 +326,52 @@ func (c *claim) renew() {
 			return
 		case <-next.C:
 		}
-		sent := lease.Now()
-		ctx, cancel := context.WithTimeout(c.Proof, interval)
-		resp, err := c.engine.client.KeepAliveOnce(ctx, c.id)
-		cancel()
-		switch {
-		case err == nil && resp.TTL > 0:
-			c.Extend(sent)
-			next.Reset(max(interval-time.Duration(lease.Now()-sent), 0))
-		case err == nil, errors.Is(err, rpctypes.ErrLeaseNotFound):
+		begin := lease.Now()
+		switch err := c.renewOnce(interval); {
+		case err == nil:
+			next.Reset(max(interval-time.Duration(lease.Now()-begin), 0))
+		case errors.Is(err, rpctypes.ErrLeaseNotFound):
 			c.Lose(errEnded)
 			return
 		default:
 			next.Reset(retryPause)
 		}
 	}
+}
+
+// renewOnce renews the lease within limit. Each request goes to the next server in
+// turn, and one that is not answered is followed by another at a third of limit: the
+// turn may come to a frozen server twice, and a busy one may only be slow.
+func (c *claim) renewOnce(limit time.Duration) error {
+	const tries = 3
+	ctx, cancel := context.WithTimeout(c.Proof, limit)
+	defer cancel()
+	answers := make(chan error, tries)
+	another := time.NewTimer(0)
+	defer another.Stop()
+	var err error
+	for sent, failed := 0, 0; failed < tries; {
+		select {
+		case <-another.C:
+			if sent++; sent < tries {
+				another.Reset(limit / tries)
+			}
+			go func() {
+				at := lease.Now()
+				resp, err := c.engine.client.KeepAliveOnce(ctx, c.id)
+				if err == nil && resp.TTL > 0 {
+					c.Extend(at)
+				}
+				answers <- err
+			}()
+		case err = <-answers:
+			if err == nil || errors.Is(err, rpctypes.ErrLeaseNotFound) {
+				return err
+			}
+			failed++
+		}
+	}
+	return err
 }
 
 // revoke ends a lease. Asked again after an answer that was lost, etcd does not know

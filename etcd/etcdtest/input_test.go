@@ -63,6 +63,18 @@ func TestBadInput(t *testing.T) {
 		l.Close()
 		refused(t, open(c.Client(t, l.Addr().String())), 2*time.Second, context.DeadlineExceeded, "no connection to etcd at "+l.Addr().String())
 	})
+	t.Run("no server and no deadline", func(t *testing.T) {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Close()
+		_, err = open(c.Client(t, l.Addr().String())).Lock(context.Background(), "refused", locker.Exclusive)
+		if err == nil || errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "no connection to etcd at "+l.Addr().String()) {
+			t.Error(err)
+		}
+		t.Log(err)
+	})
 	t.Run("a server that says nothing", func(t *testing.T) {
 		p := lockertest.NewProxy(t, "tcp", c.Servers[0].Addr())
 		p.Swallow(lockertest.Both)

@@ -109,7 +109,11 @@ func (m *gateModel) step(a *gateActor, op gateOp, d time.Duration) {
 		m.settle(nil)
 		// Whoever may get in has done so by then: being overtaken, a slice and
 		// every timer are over.
-		if h := m.g.head; h != nil && d > time.Millisecond && m.g.admits(h.mode) {
+		m.mu.Lock()
+		h := m.g.head
+		forgotten := h != nil && d > time.Millisecond && m.g.admits(h.mode)
+		m.mu.Unlock()
+		if forgotten {
 			m.fail("the first waiter was forgotten")
 		}
 		return

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -26,9 +27,30 @@ func (s *survey) identifySleepers(waiting, holding []Holder, places map[fileID]H
 	if !hidden && !slices.ContainsFunc(waiting, func(h Holder) bool { return h.PID == 0 }) {
 		return waiting
 	}
+	unnamed := 0
+	for _, h := range waiting {
+		if h.PID == 0 && h.Mechanism == OFD {
+			unnamed++
+		}
+	}
 	var sleepers []sleeper
-	for file, os := range s.openers {
-		sleepers = append(sleepers, sleepersOn(file, os)...)
+	// A thread is in the table before it sleeps, and until then its system call is
+	// not told.
+	for pause := time.Millisecond; ; pause *= 2 {
+		sleepers = sleepers[:0]
+		found := 0
+		for file, os := range s.openers {
+			for _, sl := range sleepersOn(file, os) {
+				sleepers = append(sleepers, sl)
+				if sl.mechanism == OFD {
+					found++
+				}
+			}
+		}
+		if found >= unnamed || s.blind || pause > 8*time.Millisecond {
+			break
+		}
+		time.Sleep(pause)
 	}
 	take := func(h Holder, fits func(sleeper) bool) (pid int) {
 		i := slices.IndexFunc(sleepers, func(sl sleeper) bool {

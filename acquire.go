@@ -95,17 +95,41 @@ func (l *Flock) lock(a *attempt) error {
 }
 
 // acquireCurrent acquires the lock of the file that the path names in the end.
+//
+// A busy path can be replaced a few times in a row. One that never names the file
+// that opening it gives is on a file system without stable inode numbers, as some
+// FUSE file systems are: that must not become a loop without an end, nor a hot one.
 func (l *Flock) acquireCurrent(a *attempt, m Mode) error {
-	for {
+	var b *backoff
+	for round := 1; ; round++ {
 		err := l.acquire(a, m)
 		if err != errStale || a.once {
 			return err
 		}
-		if a.ctx.Err() != nil {
+		switch {
+		case a.ctx.Err() != nil:
 			return errEnded
+		case round == maxStale:
+			return errUnstable
+		case round < maxStale/10 || a.try:
+			continue
+		}
+		if b == nil {
+			b = newBackoff(l.opts.Poll)
+		} else {
+			b.start()
+		}
+		err = b.sleep(a.ctx, l.closedChan())
+		b.stop()
+		if err != nil {
+			return err
 		}
 	}
 }
+
+const maxStale = 1000
+
+var errUnstable = unsupported("each of %d times that the file was opened, the path named another one: the file system has no stable inode numbers, or somebody replaces the file all the time", maxStale)
 
 // failure makes the error that the caller gets from the package's own.
 func (l *Flock) failure(op string, m Mode, a *attempt, err error) error {

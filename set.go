@@ -38,8 +38,11 @@ func LockAll(ctx context.Context, paths []string, opts *Options) (*Set, error) {
 		}
 		return nil, &BusyError{Path: path, Mode: mode, Err: contextError(ctx)}
 	}
-	for {
+	for round := 1; ; round++ {
 		s, err := lockAll(a, paths, opts)
+		if err == errStale && ctx.Err() == nil && round == maxStale {
+			err = pathError("lock", paths[0], errUnstable)
+		}
 		if err == errStale && ctx.Err() == nil {
 			continue // the order may be another one now
 		}

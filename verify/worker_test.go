@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -342,6 +343,10 @@ func (c *client) result(op string, err error) (result, text string) {
 		return "ended", ""
 	case errors.Is(err, fs.ErrClosed):
 		return "closed", ""
+	case c.Plan.Ranges && errors.Is(err, errors.ErrUnsupported) && errors.As(err, &path) && strings.Contains(err.Error(), "overlapping"):
+		// Ranges of one open file that overlap do not exclude each other in the
+		// kernel: the second is refused.
+		return "refused", ""
 	case c.Plan.has("emfile") && errors.Is(err, syscall.EMFILE) && errors.As(err, &path),
 		c.Plan.has("replace") && errors.Is(err, fs.ErrNotExist) && errors.As(err, &path):
 		return "refused", ""
@@ -389,9 +394,7 @@ func (c *client) operate() {
 		e.Op, limit, long = "try", 0, false
 		lock = func() (err error) { l, err = flockctx.TryLock(t.path, &t.opts); return err }
 	default: // an open file
-		// Overlapping ranges of one open file description do not exclude each
-		// other in the kernel, so only whole files are locked on the shared one.
-		if shared := c.files[t.path]; shared != nil && t.opts.Start == 0 && t.opts.Length == 0 && !c.Plan.Ranges && c.chance(60) {
+		if shared := c.files[t.path]; shared != nil && c.chance(60) {
 			lock = func() (err error) { l, err = flockctx.LockFile(ctx, shared, &t.opts); return err }
 			break
 		}

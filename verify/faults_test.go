@@ -489,3 +489,18 @@ func TestCanceledWaiterHandsOn(t *testing.T) {
 		})
 	}
 }
+
+// Goroutines that share an open file hold one lock of the kernel together, while
+// another process takes it exclusively in between: whoever is granted it while
+// another goroutine gives it back must have it.
+func TestSharedOpenFile(t *testing.T) {
+	for _, m := range mechanisms {
+		p := plan{Seed: *seedFlag, Files: 1, Procs: 2, Goroutines: 6, Millis: 1500, SharedPct: 75, Borrow: true,
+			Mechanisms: []flockctx.Mechanism{m}, Waits: []flockctx.Wait{flockctx.WaitBlock}, Hold: 20 * time.Microsecond}
+		sum := tally{Rounds: 1}
+		if bad := runRound(t, p, &sum, ""); len(bad) > 0 {
+			t.Errorf("%v: %s", m, strings.Join(bad[:min(len(bad), 8)], "\n"))
+		}
+		t.Log(sum.String())
+	}
+}

@@ -42,6 +42,7 @@ type plan struct {
 	Ranges     bool
 	Convert    bool
 	Remove     bool
+	Borrow     bool          // goroutines lock open files, most of them the same one
 	Hold       time.Duration // how long at most
 	Faults     []string
 }
@@ -370,6 +371,9 @@ func (c *client) operate() {
 	}
 	t := c.target()
 	style := c.rng.IntN(100)
+	if c.Plan.Borrow && style < 80 {
+		style = 99
+	}
 	ctx, cancel, limit, long := c.context()
 	defer cancel()
 	var l *flockctx.Flock

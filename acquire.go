@@ -595,7 +595,14 @@ func (l *Flock) waitForeign(a *attempt, m Mode) (inside bool, err error) {
 			return true, err
 		}
 	}
+	shares := l.borrowed && m == Shared
+	if shares {
+		l.expectLoan()
+	}
 	err = l.await(a, m)
+	if shares {
+		l.stopExpecting(err)
+	}
 	q.mu.Lock()
 	q.kernel = false
 	if err == nil {

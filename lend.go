@@ -35,13 +35,40 @@ func (l *Flock) noteLent() {
 	l.q.loan.Unlock()
 }
 
+// expectLoan notes that the handle is about to wait for the lock. Another handle on
+// the same open file can take the lock, and give it back, after the kernel has
+// granted it to this one and before noteLent: it must not release it for both.
+func (l *Flock) expectLoan() {
+	l.q.loan.Lock()
+	l.q.expecting = l
+	l.q.loan.Unlock()
+}
+
+// stopExpecting ends what expectLoan began, after the wait ended in err. Where it
+// failed, the lock that another handle left to this one is released.
+func (l *Flock) stopExpecting(err error) {
+	q := l.q
+	q.loan.Lock()
+	defer q.loan.Unlock()
+	q.expecting = nil
+	if err == nil {
+		return
+	}
+	l.desc.control(func(fd uintptr) error {
+		if l.shares(fd) {
+			return nil
+		}
+		return sysLock(fd, l.request(opUnlock))
+	})
+}
+
 // takeBack releases the lock for one shared handle.
 func (l *Flock) takeBack(r request) error {
 	q := l.q
 	q.loan.Lock()
 	defer q.loan.Unlock()
 	err := l.desc.control(func(fd uintptr) error {
-		if l.shares(fd) {
+		if l.shares(fd) || q.expecting != nil && q.expecting != l && q.expecting.isOn(fd) {
 			return nil
 		}
 		return sysLock(fd, r)
@@ -56,18 +83,20 @@ func (l *Flock) takeBack(r request) error {
 // q.loan is held.
 func (l *Flock) shares(fd uintptr) bool {
 	for _, other := range l.q.lent {
-		same := false
-		if other != l {
-			other.desc.control(func(o uintptr) error {
-				same = sameDescription(o, fd)
-				return nil
-			})
-		}
-		if same {
+		if other != l && other.isOn(fd) {
 			return true
 		}
 	}
 	return false
+}
+
+// isOn reports whether the handle is on fd's open file.
+func (l *Flock) isOn(fd uintptr) (same bool) {
+	l.desc.control(func(own uintptr) error {
+		same = sameDescription(own, fd)
+		return nil
+	})
+	return same
 }
 
 // unlend and relend keep the books for the only handle inside, which converts.

@@ -462,6 +462,10 @@ type queue struct {
 	released *atomic.Uint64 // in releases
 	loan     sync.Mutex     // held over non-blocking system calls on borrowed descriptors, see Flock.lend
 	lent     []*Flock       // borrowed handles that hold the lock shared; guarded by loan
+
+	// expecting is the borrowed handle that waits for another process, to share the
+	// lock with lent; guarded by loan.
+	expecting *Flock
 }
 
 // locality says whether a wait in the kernel for a lock can be interrupted at once.

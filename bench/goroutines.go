@@ -177,8 +177,12 @@ func (b *bench) goroutines() error {
 	for _, n := range sizes {
 		for _, hold := range holds {
 			rounds, length := pick(b, 3, 2, 1), pick(b, 250*time.Millisecond, 250*time.Millisecond, 20*time.Millisecond)
-			if n >= 256 && !b.smoke { // the longest wait needs its time
-				length *= time.Duration(pick(b, map[bool]int{true: 4, false: 3}[n > 256], 3, 1))
+			switch { // the longest wait needs its time
+			case b.smoke:
+			case n == 256 && (hold == 0 || hold == 100*us): // of which there are targets
+				length *= time.Duration(pick(b, 6, 4, 1))
+			case n >= 256:
+				length *= time.Duration(min(n/128, 4))
 			}
 			kase := fmt.Sprintf("%d goroutines, hold %v", n, hold)
 			waits := make(map[string]*histogram)

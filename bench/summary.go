@@ -42,7 +42,7 @@ func (r *record) writeSummary(out io.Writer) {
 		if !head {
 			head = true
 			fmt.Fprintf(out, "\n## In short\n\nIn brackets: as a multiple of flockctx's, the median of the ratios within each round. "+
-				"The longest waits are within a run of 0.7 s and 2 s. A dash: cannot be cancelled.\n\n")
+				"The longest waits are within runs of 1.5 s and 2 s. A dash: cannot be cancelled.\n\n")
 			fmt.Fprintf(out, "| | flockctx | %s |\n|---|--:|%s\n", strings.Join(columns, " | "), strings.Repeat("--:|", len(columns)))
 		}
 		fmt.Fprintf(out, "| %s | %s |", h.text, format(median(o.Rounds), o.Unit))

@@ -126,7 +126,7 @@ func measure(pick, only string, quick, smoke bool, dir, out, note string) error 
 	if out != "" {
 		return b.save(out)
 	}
-	return b.write(os.Stdout)
+	return b.write(os.Stdout, false)
 }
 
 // compile builds the candidate in C, if there is a compiler.

@@ -14,8 +14,8 @@ import (
 	"strings"
 )
 
-// write writes the report in Markdown.
-func (r *record) write(w io.Writer) error {
+// write writes the report in Markdown, with links to the pictures that plot draws.
+func (r *record) write(w io.Writer, pictures bool) error {
 	out := bufio.NewWriter(w)
 	fmt.Fprintf(out, "# flockctx beside its peers\n\n")
 	fmt.Fprintf(out, "Measured on %s, in %.0f minutes:\n\n", r.Started.UTC().Format("2 January 2006, 15:04 UTC"), r.Finished.Sub(r.Started).Minutes())
@@ -34,6 +34,15 @@ func (r *record) write(w io.Writer) error {
 		i := slices.IndexFunc(scenarios, func(s scenario) bool { return s.name == name })
 		s := scenarios[i]
 		fmt.Fprintf(out, "\n## %s\n\n%s\n", s.title, s.about)
+		if pictures {
+			names := []string{name}
+			if name == "goroutines" {
+				names = append(names, "waits")
+			}
+			for _, n := range names {
+				fmt.Fprintf(out, "\n![%s](%s.svg)\n", s.title, n)
+			}
+		}
 		r.writeLosses(out, name)
 		r.writeGrowths(out, name)
 		for _, kase := range r.cases(name) {
@@ -282,7 +291,7 @@ func (r *record) saveReport(dir string) error {
 		return err
 	}
 	defer f.Close()
-	return r.write(f)
+	return r.write(f, true)
 }
 
 // rewrite writes the report in dir anew from the data there.

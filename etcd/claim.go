@@ -340,10 +340,10 @@ func (c *claim) renew() {
 }
 
 // renewOnce renews the lease within limit. Each request goes to the next server in
-// turn, and one that is not answered is followed by another at a third of limit: the
-// turn may come to a frozen server twice, and a busy one may only be slow.
+// turn, and one that is not answered is followed by another after half of limit, beside
+// it: the turn may come to a frozen server twice, and a busy one may only be slow.
 func (c *claim) renewOnce(limit time.Duration) error {
-	const tries = 3
+	const tries = 2
 	ctx, cancel := context.WithTimeout(c.Proof, limit)
 	defer cancel()
 	answers := make(chan error, tries)

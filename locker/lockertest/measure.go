@@ -1,48 +1,62 @@
 package lockertest
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/flockctx/flockctx/locker"
 )
 
-// waiters puts 200 goroutines of 4 clients in front of one held lock.
+// waiters puts 200 goroutines of 4 clients in front of one held lock. With short TTLs a
+// busy machine may not keep all of them alive: a place that is lost is taken anew, and
+// only a lock that was held to the end counts.
 func (s *suite) waiters(t *testing.T) {
 	const n = 200
 	h := lock(t, s.new(t), "waiters")
 	clients := []locker.Locker{s.new(t), s.new(t), s.new(t), s.new(t)}
 	var inside, done int
+	var lost atomic.Int64
 	var wg sync.WaitGroup
 	for i := range n {
 		wg.Go(func() {
-			h, err := clients[i%len(clients)].Lock(bg(t), "waiters", locker.Exclusive)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			if inside++; inside != 1 {
-				t.Errorf("%d holders", inside)
-			}
-			done++
-			inside--
-			if err := h.Unlock(bg(t)); err != nil {
-				t.Error(err)
+			ctx := bg(t)
+			for {
+				h, err := clients[i%len(clients)].Lock(ctx, "waiters", locker.Exclusive)
+				if err == nil {
+					if inside++; inside != 1 {
+						t.Errorf("%d holders", inside)
+					}
+					done++
+					inside--
+					err = h.Unlock(ctx)
+				}
+				switch {
+				case err == nil:
+					return
+				case !s.traits.CanLose || !errors.Is(err, locker.ErrLost):
+					t.Error(err)
+					return
+				}
+				lost.Add(1)
 			}
 		})
 	}
 	s.queued(t, "waiters", n)
 	begin := time.Now()
-	unlock(t, h)
+	if err := h.Unlock(bg(t)); err != nil && !errors.Is(err, locker.ErrLost) {
+		t.Error(err)
+	}
 	wg.Wait()
 	took := time.Since(begin)
-	if done != n {
+	if done < n {
 		t.Errorf("%d of %d were served", done, n)
 	}
-	t.Logf("%d waiters served in %v, %v each", n, took.Round(time.Millisecond), (took / n).Round(time.Microsecond))
+	t.Logf("%d waiters served in %v, %v each, %d were lost and tried again", n, took.Round(time.Millisecond), (took / n).Round(time.Microsecond), lost.Load())
 }
 
 // Latency logs how long lock takes together with the unlock it returns, n times on a

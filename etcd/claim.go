@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"sync"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -151,7 +152,7 @@ func (c *claim) enqueue(ctx context.Context, try bool) (rev int64, first bool, e
 	if try {
 		missing = clientv3.Compare(clientv3.CreateRevision(c.queue).WithPrefix(), "=", 0)
 	}
-	put := clientv3.OpPut(c.key, whoami, clientv3.WithLease(c.id))
+	put := clientv3.OpPut(c.key, whoami(), clientv3.WithLease(c.id))
 	own := clientv3.OpGet(c.key, clientv3.WithKeysOnly())
 	head := clientv3.OpGet(c.queue, append(clientv3.WithFirstCreate(), clientv3.WithKeysOnly())...)
 	var resp *clientv3.TxnResponse
@@ -453,7 +454,7 @@ func code(err error) codes.Code {
 }
 
 // whoami is the value of the keys, for whoever looks at them.
-var whoami = func() string {
+var whoami = sync.OnceValue(func() string {
 	host, _ := os.Hostname()
 	return fmt.Sprintf("%s %d", host, os.Getpid())
-}()
+})

@@ -122,13 +122,13 @@ func run(dir string) error {
 		name string
 		fig  *figure
 	}{
-		{"waits", r.distributions("goroutines", "of the grants waited", []string{
+		{"waits", r.distributions("goroutines", "of the grants that waited", []string{
 			"16 goroutines, hold 0s", "16 goroutines, hold 100µs",
 			"256 goroutines, hold 0s", "256 goroutines, hold 100µs"}, 2)},
-		{"handover", r.distributions("handover", "of the hand-overs took", []string{"2 processes", "4 processes", "16 processes"}, 3)},
-		{"foreign", r.distributions("foreign", "of the other process's grants waited", []string{"64 goroutines, hold 0s", "64 goroutines, hold 100µs"}, 2)},
-		{"cancel", r.distributions("cancel", "of the cancellations took", []string{"parked", "another process holds it"}, 2)},
-		{"readwrite", r.distributions("readwrite", "of the exclusive grants waited", []string{"99:1, 64 goroutines of one process", "50:50, 64 goroutines of one process"}, 2)},
+		{"handover", r.distributions("handover", "of the hand-overs that took", []string{"2 processes", "4 processes", "16 processes"}, 3)},
+		{"foreign", r.distributions("foreign", "of the other process's grants that waited", []string{"64 goroutines, hold 0s", "64 goroutines, hold 100µs"}, 2)},
+		{"cancel", r.distributions("cancel", "of the cancellations that took", []string{"parked", "another process holds it"}, 2)},
+		{"readwrite", r.distributions("readwrite", "of the exclusive grants that waited", []string{"99:1, 64 goroutines of one process", "50:50, 64 goroutines of one process"}, 2)},
 		{"waiters", r.growth("waiters", "%d waiters on %d files", "waiters, each on a file of its own", "CPU", "threads", "memory each")},
 		{"goroutines", r.throughput()},
 		{"uncontended", r.bars()},

@@ -112,6 +112,9 @@ func (x *terminal) screen() []string {
 func holder(t *testing.T, f string, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(flockctxPath, append([]string{"-F", f}, args...)...)
+	if _, err := cmd.StdinPipe(); err != nil { // for one that reads until it is killed
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -170,7 +173,7 @@ func TestWaitLineOnTerminal(t *testing.T) {
 func TestWaitLineIsCut(t *testing.T) {
 	t.Parallel()
 	f := filepath.Join(t.TempDir(), "x.lock")
-	holder(t, f, "sh", "-c", "sleep 3333; : "+strings.Repeat("long ", 100)+"\x1b[31m\r\n")
+	holder(t, f, "sh", "-c", "read x; : "+strings.Repeat("long ", 100)+"\x1b[31m\r\n")
 	x := newTerminal(t, 132)
 	cmd := exec.Command(flockctxPath, f, "true")
 	cmd.Stderr = x.slave
@@ -208,8 +211,8 @@ func TestQuiet(t *testing.T) {
 func TestRedirectedOutput(t *testing.T) {
 	t.Parallel()
 	f := filepath.Join(t.TempDir(), "x.lock")
-	h := holder(t, f, "sh", "-c", "sleep 3333; : \x1b[31m \r \a")
-	held := fmt.Sprintf("pid %d (sh -c sleep 3333; : ?[31m ? ?)", h.Process.Pid)
+	h := holder(t, f, "sh", "-c", "read x; : \x1b[31m \r \a")
+	held := fmt.Sprintf("pid %d (sh -c read x; : ?[31m ? ?)", h.Process.Pid)
 	run := func(until string, args ...string) string {
 		name := filepath.Join(t.TempDir(), "stderr")
 		stderr, err := os.Create(name)

@@ -3,8 +3,8 @@
 test:
 	@scripts/test
 
-# `make bench` measures flockctx beside its peers, in about 10 minutes, and writes
-# tables and pictures to bench/results/. `make bench QUICK=1` takes about one, and
+# `make bench` measures flockctx beside its peers, in about 12 minutes, and writes
+# tables and pictures to bench/results/. `make bench QUICK=1` takes one or two, and
 # writes to bench/quick/.
 bench:
 	cd bench && go run . $(if $(QUICK),-quick -out quick,-out results)

@@ -13,7 +13,7 @@ import (
 // waking up an idle process for one poll costs some 15 µs, for each further poll of
 // the same moment 6 µs.
 const (
-	pollCost = 400 * time.Microsecond
+	pollCost = 800 * time.Microsecond
 	pollTick = 20 * time.Millisecond
 )
 

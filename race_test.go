@@ -344,6 +344,9 @@ func TestTrap6NobodyStarves(t *testing.T) {
 	defer func() { must(t, g.Wait()) }()
 	defer close(stop)
 	for _, wait := range waits {
+		if wait == flockctx.WaitPoll {
+			continue // it meets a gap of some µs in 2 ms by chance only, as the docs say
+		}
 		eventually(t, "the hogs are at work", func() bool {
 			l, err := flockctx.TryLock(path, nil)
 			if err == nil {

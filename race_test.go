@@ -322,8 +322,8 @@ var _ = registerCommand("count", func(args []string) error {
 	return nil
 })
 
-// Trap 6, its second half: a poller starves beside blocking lockers. All ways of
-// waiting get their turn beside processes that take the lock all the time.
+// Trap 6, its second half: a poller starves beside blocking lockers. A wait in the
+// kernel gets its turn beside processes that take the lock all the time.
 func TestTrap6NobodyStarves(t *testing.T) {
 	path := tempPath(t)
 	stop := make(chan struct{})

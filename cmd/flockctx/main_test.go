@@ -22,7 +22,13 @@ var flockctxPath string
 
 func TestMain(m *testing.M) {
 	if len(os.Args) > 3 && os.Args[1] == "helper" {
-		if err := helper(os.Args[2], os.Args[3]); err != nil {
+		var err error
+		if os.Args[2] == "fuse" {
+			err = serveFUSE(os.Args[3], os.Args[4], os.Args[5])
+		} else {
+			err = helper(os.Args[2], os.Args[3])
+		}
+		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

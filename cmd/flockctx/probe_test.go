@@ -1,9 +1,13 @@
 package main
 
 import (
+	"bufio"
 	"context"
+	"fmt"
+	"io"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -39,23 +43,54 @@ func mountFUSE(t *testing.T, answer syscall.Errno) string {
 		f.Close()
 	}
 	backing, dir := t.TempDir(), t.TempDir()
+	// In a process of its own: a Go process that serves a file system deadlocks when
+	// its children start in that file system while the collector stops the world.
+	daemon := exec.Command(testBinary(t), "helper", "fuse", dir, backing, strconv.Itoa(int(answer)))
+	daemon.Stderr = os.Stderr
+	stdin, err := daemon.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := daemon.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := daemon.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if line, _ := bufio.NewReader(stdout).ReadString('\n'); line != "mounted\n" {
+		stdin.Close()
+		t.Skipf("SKIP: cannot mount a FUSE file system: %v", daemon.Wait())
+	}
+	t.Cleanup(func() {
+		stdin.Close()
+		if err := daemon.Wait(); err != nil {
+			t.Errorf("unmount: %v", err)
+		}
+	})
+	return dir
+}
+
+// serveFUSE mounts the file system on dir until its standard input ends.
+func serveFUSE(dir, backing, answer string) error {
+	errno, err := strconv.Atoi(answer)
+	if err != nil {
+		return err
+	}
 	root := &fs.LoopbackRoot{Path: backing}
 	root.NewNode = func(r *fs.LoopbackRoot, _ *fs.Inode, _ string, _ *syscall.Stat_t) fs.InodeEmbedder {
-		return &lockNode{fs.LoopbackNode{RootData: r}, answer}
+		return &lockNode{fs.LoopbackNode{RootData: r}, syscall.Errno(errno)}
 	}
 	root.RootNode = root.NewNode(root, nil, "", nil)
 	server, err := fs.Mount(dir, root.RootNode, &fs.Options{MountOptions: fuse.MountOptions{
 		EnableLocks: true, FsName: "flockctx-test", Name: "lockless",
 	}})
 	if err != nil {
-		t.Skipf("SKIP: cannot mount a FUSE file system: %v", err)
+		return err
 	}
-	t.Cleanup(func() {
-		if err := server.Unmount(); err != nil {
-			t.Errorf("unmount: %v", err)
-		}
-	})
-	return dir
+	fmt.Println("mounted")
+	io.Copy(io.Discard, os.Stdin)
+	return server.Unmount()
 }
 
 func probe(t *testing.T, dir string) (int, string) {

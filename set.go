@@ -40,16 +40,15 @@ func LockAll(ctx context.Context, paths []string, opts *Options) (*Set, error) {
 	}
 	for round := 1; ; round++ {
 		s, err := lockAll(a, paths, opts)
-		if err == errStale && ctx.Err() == nil && round == maxStale {
-			err = pathError("lock", paths[0], errUnstable)
+		switch {
+		case err != errStale:
+			return s, err
+		case ctx.Err() != nil:
+			return nil, &BusyError{Path: paths[0], Mode: opts.withDefaults().Mode, Err: contextError(ctx)}
+		case round == maxStale:
+			return nil, pathError("lock", paths[0], errUnstable)
 		}
-		if err == errStale && ctx.Err() == nil {
-			continue // the order may be another one now
-		}
-		if err == errStale {
-			err = &BusyError{Path: paths[0], Mode: opts.withDefaults().Mode, Err: contextError(ctx)}
-		}
-		return s, err
+		// The order may be another one now.
 	}
 }
 

@@ -69,23 +69,12 @@ var (
 	errUpgrade     = errors.New("another goroutine holds the lock shared and waits to make it exclusive: unlock one of the two")
 )
 
-var defaults = settings{Options: (*Options)(nil).withDefaults()}
-
 // New returns an unlocked handle for the file that path names. It does no I/O;
 // what is wrong with path or opts is reported by Lock. Use it for a lock that is
 // taken more than once: it keeps the file open between Unlock and Lock.
 func New(path string, opts *Options) *Flock {
-	if opts == nil {
-		return &Flock{path: path, opts: &defaults}
-	}
-	o := opts.withDefaults()
-	return &Flock{path: path, opts: &settings{o, o.check()}, mode: o.Mode}
-}
-
-// settings are Options with the defaults filled in.
-type settings struct {
-	Options
-	invalid error // what is wrong with them
+	s := opts.settings()
+	return &Flock{path: path, opts: s, mode: s.Mode}
 }
 
 // Lock locks the file that path names, waiting until ctx is done. It is New

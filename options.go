@@ -148,23 +148,45 @@ const (
 	defaultPerm    = 0o600
 )
 
-// withDefaults returns a copy of o, which may be nil, with the defaults filled in.
-func (o *Options) withDefaults() Options {
-	var r Options
-	if o != nil {
-		r = *o
+// settings are Options with the defaults filled in. They never change.
+type settings struct {
+	Options
+	invalid error // what is wrong with them
+}
+
+// common are the settings of all handles whose Options give at most the mode, so
+// that those need none of their own.
+var common = [...]settings{
+	Exclusive: {Options: Options{Mode: Exclusive}.withDefaults()},
+	Shared:    {Options: Options{Mode: Shared}.withDefaults()},
+}
+
+// settings returns what a handle works with. o may be nil.
+func (o *Options) settings() *settings {
+	if o == nil {
+		return &common[Exclusive]
 	}
-	if r.Poll.Min == 0 {
-		r.Poll.Min = defaultPollMin
+	if m := o.Mode; (m == Exclusive || m == Shared) && *o == (Options{Mode: m}) {
+		return &common[m]
 	}
-	if r.Poll.Max == 0 {
-		r.Poll.Max = defaultPollMax
+	s := &settings{Options: o.withDefaults()}
+	s.invalid = s.check()
+	return s
+}
+
+// withDefaults returns o with the defaults filled in.
+func (o Options) withDefaults() Options {
+	if o.Poll.Min == 0 {
+		o.Poll.Min = defaultPollMin
 	}
-	r.Poll.Max = max(r.Poll.Max, r.Poll.Min)
-	if r.Perm == 0 {
-		r.Perm = defaultPerm
+	if o.Poll.Max == 0 {
+		o.Poll.Max = defaultPollMax
 	}
-	return r
+	o.Poll.Max = max(o.Poll.Max, o.Poll.Min)
+	if o.Perm == 0 {
+		o.Perm = defaultPerm
+	}
+	return o
 }
 
 // check returns what is wrong with o, or nil.

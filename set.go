@@ -29,14 +29,11 @@ type Set struct {
 func LockAll(ctx context.Context, paths []string, opts *Options) (*Set, error) {
 	a := &attempt{ctx: ctx, once: true}
 	if ctx.Err() != nil {
-		path, mode := "", Exclusive
+		path := ""
 		if len(paths) > 0 {
 			path = paths[0]
 		}
-		if opts != nil {
-			mode = opts.Mode
-		}
-		return nil, &BusyError{Path: path, Mode: mode, Err: contextError(ctx)}
+		return nil, &BusyError{Path: path, Mode: opts.settings().Mode, Err: contextError(ctx)}
 	}
 	for round := 1; ; round++ {
 		s, err := lockAll(a, paths, opts)
@@ -44,7 +41,7 @@ func LockAll(ctx context.Context, paths []string, opts *Options) (*Set, error) {
 		case err != errStale:
 			return s, err
 		case ctx.Err() != nil:
-			return nil, &BusyError{Path: paths[0], Mode: opts.withDefaults().Mode, Err: contextError(ctx)}
+			return nil, &BusyError{Path: paths[0], Mode: opts.settings().Mode, Err: contextError(ctx)}
 		case round == maxStale:
 			return nil, pathError("lock", paths[0], errUnstable)
 		}

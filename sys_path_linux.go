@@ -5,6 +5,7 @@ package flockctx
 import (
 	"io/fs"
 	"strings"
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -23,7 +24,7 @@ func openPath(path string, flag int, perm fs.FileMode) (descriptor, error) {
 	}
 	copy(buf[:], path)
 	dir := unix.AT_FDCWD
-	fd, _, errno := unix.Syscall6(unix.SYS_OPENAT, uintptr(dir), uintptr(unsafe.Pointer(&buf[0])),
+	fd, _, errno := syscall.Syscall6(unix.SYS_OPENAT, uintptr(dir), uintptr(unsafe.Pointer(&buf[0])),
 		uintptr(flag|openFlags|unix.O_LARGEFILE), uintptr(openMode(perm)), 0, 0)
 	if errno == unix.ENOENT {
 		return descriptor{}, errno
@@ -50,7 +51,7 @@ func identifyPath(path string) (fileID, error) {
 	copy(buf[:], path)
 	dir := unix.AT_FDCWD
 	var st unix.Stat_t
-	_, _, errno := unix.Syscall6(unix.SYS_NEWFSTATAT, uintptr(dir), uintptr(unsafe.Pointer(&buf[0])),
+	_, _, errno := syscall.Syscall6(unix.SYS_NEWFSTATAT, uintptr(dir), uintptr(unsafe.Pointer(&buf[0])),
 		uintptr(unsafe.Pointer(&st)), 0, 0, 0)
 	if errno != 0 {
 		return sysIdentify(0, path)
@@ -60,7 +61,7 @@ func identifyPath(path string) (fileID, error) {
 
 // fstat and flock are those of package unix, made to be inlined.
 func fstat(fd uintptr, st *unix.Stat_t) error {
-	_, _, errno := unix.Syscall(unix.SYS_FSTAT, fd, uintptr(unsafe.Pointer(st)), 0)
+	_, _, errno := syscall.Syscall(unix.SYS_FSTAT, fd, uintptr(unsafe.Pointer(st)), 0)
 	if errno != 0 {
 		return errno
 	}
@@ -68,7 +69,7 @@ func fstat(fd uintptr, st *unix.Stat_t) error {
 }
 
 func flock(fd uintptr, how int) error {
-	_, _, errno := unix.Syscall(unix.SYS_FLOCK, fd, uintptr(how), 0)
+	_, _, errno := syscall.Syscall(unix.SYS_FLOCK, fd, uintptr(how), 0)
 	if errno != 0 {
 		return errno
 	}

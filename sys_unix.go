@@ -70,7 +70,7 @@ func openMode(perm fs.FileMode) uint32 {
 	return mode
 }
 
-func sysClose(fd uintptr) error { return unix.Close(int(fd)) }
+func sysClose(fd uintptr) error { return syscall.Close(int(fd)) }
 
 // sysIdentify identifies the file that path names or, where path is empty, the open
 // file fd. What path names is refused unless it is a file or a directory; what the

@@ -100,3 +100,14 @@ func pathError(op, path string, err error) error {
 	}
 	return &fs.PathError{Op: op, Path: path, Err: err}
 }
+
+// errBusy: a try-lock found the lock taken. errEnded: ctx is done. errInterrupted:
+// a system call was interrupted. errStale: the path names another file by now.
+// None of them leaves the package.
+var (
+	errBusy        = errors.New("busy")
+	errEnded       = errors.New("ended")
+	errInterrupted = errors.New("interrupted")
+	errStale       = errors.New("stale")
+	errUpgrade     = errors.New("another goroutine holds the lock shared and waits to make it exclusive: unlock one of the two")
+)

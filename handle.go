@@ -1,0 +1,158 @@
+package flockctx
+
+import (
+	"context"
+	"os"
+	"runtime"
+	"sync"
+)
+
+type state uint8
+
+const (
+	unlocked state = iota
+	locking
+	locked
+	unlocking
+	converting
+)
+
+// shut keeps goroutines from using the handle and throws out those that wait on
+// it. l.mu is held, and released for a moment where one of them is in the kernel.
+func (l *Flock) shut() {
+	if l.closing {
+		return
+	}
+	l.closing = true
+	if l.closed != nil {
+		close(l.closed)
+	}
+	if in := l.intr; in != nil {
+		l.mu.Unlock()
+		in.fire()
+		l.mu.Lock()
+	}
+}
+
+// reopenDoor undoes shut. l.mu is held. Without a shut, l.closed stays: goroutines
+// wait on it.
+func (l *Flock) reopenDoor() {
+	if l.closing {
+		l.closing, l.closed = false, nil
+	}
+}
+
+// closedChan returns a channel that Close closes.
+func (l *Flock) closedChan() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.closedChanLocked()
+}
+
+func (l *Flock) closedChanLocked() <-chan struct{} {
+	if l.closed == nil {
+		l.closed = make(chan struct{})
+		if l.closing {
+			close(l.closed)
+		}
+	}
+	return l.closed
+}
+
+func (l *Flock) isClosing() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.closing
+}
+
+// settle waits while another goroutine is in the middle of a change. l.mu is held.
+func (l *Flock) settle() {
+	for l.state == unlocking || l.state == converting || l.state == locking && l.closing {
+		if l.changed == nil {
+			l.changed = sync.NewCond(&l.mu)
+		}
+		l.changed.Wait()
+	}
+}
+
+// setState ends such a change. l.mu is held.
+func (l *Flock) setState(s state) {
+	l.state = s
+	if l.changed != nil {
+		l.changed.Broadcast()
+	}
+}
+
+// claim takes the handle for a goroutine if that needs no waiting. l.mu is held.
+func (l *Flock) claim() bool {
+	if l.turn != nil {
+		return l.turn.tryEnter(Exclusive)
+	}
+	if l.taken {
+		return false
+	}
+	l.taken = true
+	return true
+}
+
+// claimWait waits for the handle. l.mu is held, and released on return.
+func (l *Flock) claimWait(ctx context.Context) error {
+	if l.turn == nil {
+		l.turn = &gate{mu: &l.mu, writer: l.taken}
+	}
+	return l.turn.enter(ctx, l.closedChanLocked(), Exclusive)
+}
+
+// pass gives the handle to the next goroutine. l.mu is held. It reports whether
+// there was one.
+func (l *Flock) pass() (handed bool) {
+	if l.turn != nil {
+		return l.turn.leave(Exclusive)
+	}
+	l.taken = false
+	return false
+}
+
+// makeFile returns the handle's os.File, which it makes if there is a descriptor
+// but no os.File yet. l.mu is held, and no other goroutine owns l.desc.
+func (l *Flock) makeFile() *os.File {
+	if l.desc.file == nil && l.q != nil {
+		l.desc.file = l.desc.newFile(l.path)
+		if l.guard != nil {
+			l.protect()
+		}
+	}
+	return l.desc.file
+}
+
+// A guard gives back what an unlocked, forgotten handle has open.
+type guard struct{ cleanup runtime.Cleanup }
+
+// orphan is what remains of such a handle. An os.File closes itself.
+type orphan struct {
+	q  *queue
+	fd uintptr
+	// bare: fd belongs to no os.File
+	bare bool
+}
+
+// protect sets l.guard for an unlocked handle with an open file. l.mu is held.
+func (l *Flock) protect() {
+	l.unguard()
+	o := orphan{l.q, l.desc.fd, l.desc.file == nil}
+	l.guard = &guard{runtime.AddCleanup(l, func(o orphan) {
+		o.q.mu.Lock()
+		o.q.quit()
+		o.q.mu.Unlock()
+		if o.bare {
+			sysClose(o.fd)
+		}
+	}, o)}
+}
+
+func (l *Flock) unguard() {
+	if l.guard != nil {
+		l.guard.cleanup.Stop()
+		l.guard = nil
+	}
+}

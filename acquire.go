@@ -76,7 +76,10 @@ func (l *Flock) lock(a *attempt) error {
 	m := l.mode
 	l.mu.Unlock()
 
-	err := l.acquireCurrent(a, m)
+	err := l.acquire(a, m)
+	if err == errStale && !a.once {
+		err = l.acquireCurrent(a, m)
+	}
 	l.mu.Lock()
 	if err == nil {
 		l.setState(locked)
@@ -135,18 +138,8 @@ func (l *Flock) acquire(a *attempt, m Mode) (err error) {
 	opened := l.fresh
 	l.fresh = false
 	if l.desc.file == nil && l.q == nil {
-		if opening.Add(1) > maxOpening && !a.try {
-			if err := l.awaitOpening(a); err != nil {
-				return err
-			}
-		}
-		flag, perm := l.opts.openArgs()
-		l.desc, err = openPath(l.path, flag, perm)
-		opening.Add(-1)
-		if err != nil {
-			if err := l.openAfter(a, err); err != nil {
-				return err
-			}
+		if err := l.open(a); err != nil {
+			return err
 		}
 		opened = true
 	}
@@ -178,14 +171,11 @@ func (l *Flock) acquire(a *attempt, m Mode) (err error) {
 	}
 
 	gaveWay := a.gate != nil && m == Exclusive && l.giveWay(a)
-	switch {
-	case l.desc.file == nil:
+	if l.desc.file == nil {
 		r := l.request(opTry)
 		r.mode = m
 		err = sysLock(l.desc.fd, r)
-	case l.borrowed && l.opts.Mechanism == OFD && l.overlaps():
-		err = errOverlap
-	default:
+	} else {
 		err = l.take(m)
 	}
 	inside := true
@@ -234,6 +224,9 @@ func (l *Flock) request(o op) request {
 func (l *Flock) take(m Mode) error {
 	r := l.request(opTry)
 	r.mode = m
+	if l.borrowed && l.opts.Mechanism == OFD && l.overlaps() {
+		return errOverlap
+	}
 	if l.borrowed && m == Shared {
 		return l.lend(r)
 	}

@@ -114,6 +114,9 @@ func (l *Flock) block(a *attempt, m Mode) error {
 	err := l.desc.control(func(fd uintptr) error {
 		for {
 			err := sysLock(fd, r)
+			if err == nil {
+				return l.desc.confirm(fd, r)
+			}
 			if err != errInterrupted {
 				return err
 			}

@@ -183,6 +183,9 @@ func (l *Flock) block(a *attempt, m Mode) error {
 		l.intr = nil
 		closing = l.closing
 		l.mu.Unlock()
+		if err == nil {
+			err = l.desc.confirm(fd, r)
+		}
 		return err
 	})
 	if err == errInterrupted {

@@ -65,11 +65,15 @@ func (l *Flock) release() error {
 // Close releases the lock if the handle holds it, closes the file unless it came
 // from LockFile, and ends the handle: every later call, and every call that waits
 // on the handle, fails with [fs.ErrClosed]. With Options.Remove it removes the file
-// first, if the path still names it.
+// first, if the path still names it; of a Shared lock the last holder does, but
+// where the last ones close at the same moment, perhaps nobody.
 //
 // On nil the lock is gone for everyone, also where a child process inherited the
-// descriptor. On an error other than fs.ErrClosed, an [*fs.PathError], the lock is
-// still held, the file is still there, and Close may be called again.
+// descriptor; but not if the caller closed File, with which the lock goes only if no
+// child has it. On an [*fs.PathError] with the operation "remove" or "unlock" the
+// lock is still held and Close may be called again; if it matches [ErrNotLocked], or
+// the operation is "close" (close(2) failed: what was written through File may not
+// have reached the disk), the lock is gone and the handle ended all the same.
 func (l *Flock) Close() error { return l.close(l.opts.Remove && !l.borrowed) }
 
 // abandon is Close that does not fail for a file that cannot be removed.
@@ -77,19 +81,20 @@ func (l *Flock) abandon() { _ = l.close(false) }
 
 func (l *Flock) close(remove bool) error {
 	l.mu.Lock()
+	// Whoever unlocks, or closes already, may fail, and the lock be held after all.
+	for l.state == unlocking || l.closing && l.state != unlocked {
+		l.awaitChange()
+	}
 	if l.closing {
 		l.mu.Unlock()
 		return pathError("close", l.path, fs.ErrClosed)
 	}
-	mine := l.state == locking || l.state == converting
-	if mine {
-		l.shut()
+	if l.state == locking || l.state == converting {
+		l.shut() // nothing begins from now on, and what is under way ends
+		l.settle()
 	}
-	l.settle()
-	if l.closing && !mine { // another Close was faster
-		l.mu.Unlock()
-		return pathError("close", l.path, fs.ErrClosed)
-	}
+	var gone error // why the lock was lost
+	open := l.q != nil || l.desc.file != nil
 	if l.state == locked {
 		l.state = unlocking
 		l.mu.Unlock()
@@ -108,40 +113,42 @@ func (l *Flock) close(remove bool) error {
 				err = pathError("unlock", l.path, err)
 			}
 		}
-		if err != nil && !errors.Is(err, fs.ErrClosed) {
-			l.mu.Lock()
-			l.reopenDoor()
-			l.setState(locked)
-			l.mu.Unlock()
-			return err
+		if err != nil {
+			if errors.Is(err, ErrNotLocked) {
+				gone = err
+			} else if !errors.Is(err, fs.ErrClosed) {
+				l.mu.Lock()
+				l.reopenDoor()
+				l.setState(locked)
+				l.mu.Unlock()
+				return err
+			}
 		}
 		yieldAfter(l.leave(true))
 		l.mu.Lock()
 		l.setState(unlocked)
-	} else if l.q != nil {
-		l.q.mu.Lock()
-		l.q.quit()
-		l.q.mu.Unlock()
-		l.q = nil
-	} else if l.desc.file == nil {
-		// Nothing is open: the zero descriptor is number 0, which is not ours.
-		l.shut()
-		l.mu.Unlock()
-		return nil
 	}
 	l.shut()
 	l.unguard()
-	d := l.desc
-	l.desc = descriptor{}
+	q, d := l.q, l.desc
+	l.q, l.desc = nil, descriptor{}
 	l.mu.Unlock()
-	if l.borrowed {
-		return nil
+	if q != nil {
+		q.mu.Lock()
+		q.quit()
+		q.mu.Unlock()
+	}
+	if l.borrowed || !open { // not open: the zero descriptor is number 0, not ours
+		return gone
 	}
 	var err error
 	if d.file == nil {
 		err = sysClose(d.fd)
 	} else {
 		err = d.file.Close()
+	}
+	if gone != nil {
+		return gone
 	}
 	if err != nil && !errors.Is(err, fs.ErrClosed) {
 		return pathError("close", l.path, err)
@@ -150,8 +157,9 @@ func (l *Flock) close(remove bool) error {
 }
 
 // remove removes the file if the path still names it. A shared lock is made
-// exclusive first, since another holder would go on with a file that is gone; if
-// that fails, the other holder is left to remove it.
+// exclusive first, since another holder would go on with a file that is gone; where
+// there is one, that is left to remove the file. On an error the lock is held as
+// before, or is lost and the error matches ErrNotLocked.
 func (l *Flock) remove() error {
 	// Where the caller closed File the lock went with it, and others work on the
 	// file by now.
@@ -161,11 +169,13 @@ func (l *Flock) remove() error {
 	if l.mode == Shared {
 		r := l.request(opTry)
 		r.convert = true
-		if err := l.desc.lock(r); err != nil {
+		if err := l.desc.lock(r); err == errBusy {
 			return nil
+		} else if err != nil {
+			return pathError("remove", l.path, err)
 		}
 	}
-	err := l.verify()
+	err := l.verify(l.path)
 	if err == nil {
 		l.q.publish() // the successor can be locked from now on
 		if err = os.Remove(l.path); errors.Is(err, fs.ErrNotExist) {
@@ -178,7 +188,9 @@ func (l *Flock) remove() error {
 	if l.mode == Shared {
 		r := l.request(opTry)
 		r.mode, r.convert = Shared, true
-		l.desc.lock(r)
+		if l.desc.lock(r) != nil {
+			err = &lostError{err}
+		}
 	}
 	return pathError("remove", l.path, err)
 }

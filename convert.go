@@ -18,7 +18,8 @@ import (
 // On nil the lock is held in mode m. On an error that matches [ErrNotLocked] it is
 // lost, and the handle is unlocked: only possible with BSD, or if there was none. On
 // any other error it is held in the old mode: a [*BusyError] where ctx ended, an
-// [*fs.PathError] else. Two goroutines of a process that each hold the file shared
+// [*fs.PathError] else; but after Close, or where Close interrupts Convert, the error
+// matches [fs.ErrClosed] and nothing is held. Two goroutines of a process that each hold the file shared
 // and want it exclusive would wait for each other: the second one gets an error
 // at once. Two processes do wait for each other, until a ctx ends.
 func (l *Flock) Convert(ctx context.Context, m Mode) error {
@@ -147,7 +148,7 @@ func (l *Flock) exchange(a *attempt, m Mode) error {
 		}
 	}
 	l.q.observe(false)
-	if verr := l.verify(); verr != nil {
+	if verr := l.verify(l.path); verr != nil {
 		r.op = opUnlock
 		l.desc.lock(r)
 		if verr == errStale {
@@ -158,4 +159,4 @@ func (l *Flock) exchange(a *attempt, m Mode) error {
 	return err
 }
 
-var errReplaced = errors.New("the file was removed or replaced while another process had the lock")
+var errReplaced = errors.New("the path names another file by now")

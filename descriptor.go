@@ -60,6 +60,21 @@ func (d *descriptor) lock(r request) error {
 	return d.control(func(fd uintptr) error { return sysLock(fd, r) })
 }
 
+// confirm returns nil, or fs.ErrClosed where the os.File was closed by its owner while
+// it waited for the lock on fd, inside control. Such a lock would go with the return
+// from control, or stay for ever with a child that has the file: it is given back.
+func (d *descriptor) confirm(fd uintptr, r request) error {
+	if d.file == nil {
+		return nil
+	}
+	err := d.control(func(uintptr) error { return nil })
+	if err != nil {
+		r.op = opUnlock
+		sysLock(fd, r)
+	}
+	return err
+}
+
 func (d *descriptor) identify() (id fileID, err error) {
 	err = d.control(func(fd uintptr) error {
 		id, err = sysIdentify(fd, "")
@@ -68,12 +83,9 @@ func (d *descriptor) identify() (id fileID, err error) {
 	return id, err
 }
 
-// newFile makes the os.File that owns the descriptor from now on.
-func (d *descriptor) newFile(path string) *os.File { return os.NewFile(d.fd, path) }
-
 func (d *descriptor) truncate(path string) error {
 	if d.file == nil {
-		d.file = d.newFile(path)
+		d.file = sysFile(d.fd, path)
 	}
 	return d.file.Truncate(0)
 }

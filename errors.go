@@ -19,11 +19,12 @@ var (
 )
 
 // A BusyError says that a lock was not acquired because another holder had it, or
-// because the context was done. The lock is not held and nothing is left behind.
+// because the context was done. Nothing is held or left behind; after Convert the
+// lock is held in its old mode.
 type BusyError struct {
 	Path   string        // as given by the caller
 	Mode   Mode          // that was asked for
-	Waited time.Duration // from the call to its end; zero where the call did not wait
+	Waited time.Duration // from when the call began to wait to its end; zero where it did not wait
 	Err    error         // ErrLocked, or an error that matches ctx.Err() and context.Cause(ctx)
 }
 
@@ -95,7 +96,7 @@ func unsupported(format string, args ...any) error {
 
 // pathError adds the operation and the path, unless err has them already.
 func pathError(op, path string, err error) error {
-	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+	if pe, ok := err.(*fs.PathError); ok {
 		err = pe.Err
 	}
 	return &fs.PathError{Op: op, Path: path, Err: err}

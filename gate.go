@@ -83,9 +83,9 @@ type gate struct {
 	sliceEnd   int64         // until when the queue may be overtaken
 	lastLeave  int64         // when somebody left while others waited
 	rush       bool          // the queue was overtaken soon after that
-	guard      *time.Timer   // wakes the first waiter in place of a release, while guarded
-	guarded    bool
-	lastProbe  int64 // when a waiter was last woken to compete
+	watch      *watch        // nil where none is under way
+	watchEnd   int64         // when it is over
+	lastProbe  int64         // when a waiter was last woken to compete
 }
 
 // A waiter is a goroutine in front of a gate.
@@ -317,8 +317,8 @@ func (g *gate) dispatch(now int64) (handed bool) {
 			g.remove(w)
 			g.count(w.mode)
 			w.granted = true
-			if g.guarded {
-				g.guard.Reset(watchTime)
+			if g.watched(now) {
+				g.watchEnd = now + int64(watchTime)
 			}
 			w.wake()
 			handed = true
@@ -329,10 +329,10 @@ func (g *gate) dispatch(now int64) (handed bool) {
 		// the lock: so where one that spins, or that was here a moment ago, is
 		// likely to take the lock, it is left alone for a while.
 		switch {
-		case g.spinning || g.guarded || w.awake:
+		case g.spinning || w.awake || g.watched(now):
 		case w.timed && g.probedLately(now):
 		case g.rush:
-			g.watch()
+			g.startWatch(now)
 		default:
 			w.awake = true
 			g.lastProbe = now
@@ -343,32 +343,40 @@ func (g *gate) dispatch(now int64) (handed bool) {
 	return handed
 }
 
-// watch has the first waiter woken after watchTime, should the lock be free then.
-// g.mu is held.
-func (g *gate) watch() {
-	g.guarded = true
-	if g.guard == nil {
-		g.guard = time.AfterFunc(watchTime, func() {
-			g.mu.Lock()
-			defer g.mu.Unlock()
-			g.guarded = false
-			if g.head != nil {
-				g.rush = false
-				g.dispatch(nanotime())
-			}
-		})
-	} else {
-		g.guard.Reset(watchTime)
-	}
+// A watch wakes the first waiter in place of a release, once it is over.
+type watch struct{ timer *time.Timer }
+
+// watched reports whether a watch is under way. An end that is far away is of another
+// clock, that of a testing/synctest bubble that has ended, and its timer with it.
+func (g *gate) watched(now int64) bool {
+	d := g.watchEnd - now
+	return g.watch != nil && -int64(bargeTime) < d && d <= int64(watchTime)
 }
 
-// unwatch forgets the timer, which may belong to another synctest bubble than the
-// next goroutine that needs one. g.mu is held, and the gate is empty.
-func (g *gate) unwatch() {
-	if g.guard != nil {
-		g.guard.Stop()
-		g.guard, g.guarded = nil, false
-	}
+// startWatch begins a watch, in place of one that is under way. g.mu is held.
+//
+// A watch is forgotten, or put off, by a field: no timer is touched but by its own
+// goroutine, since another one may not, where one of the two is in a bubble.
+func (g *gate) startWatch(now int64) {
+	w := new(watch)
+	g.watch, g.watchEnd = w, now+int64(watchTime)
+	w.timer = time.AfterFunc(watchTime, func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if g.watch != w {
+			return
+		}
+		now := nanotime()
+		if left := g.watchEnd - now; left > 0 {
+			w.timer.Reset(time.Duration(left))
+			return
+		}
+		g.watch = nil
+		if g.head != nil {
+			g.rush = false
+			g.dispatch(now)
+		}
+	})
 }
 
 func (g *gate) pushBack(w *waiter) {

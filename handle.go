@@ -68,11 +68,16 @@ func (l *Flock) isClosing() bool {
 // settle waits while another goroutine is in the middle of a change. l.mu is held.
 func (l *Flock) settle() {
 	for l.state == unlocking || l.state == converting || l.state == locking && l.closing {
-		if l.changed == nil {
-			l.changed = sync.NewCond(&l.mu)
-		}
-		l.changed.Wait()
+		l.awaitChange()
 	}
+}
+
+// awaitChange waits for setState. l.mu is held, but not meanwhile.
+func (l *Flock) awaitChange() {
+	if l.changed == nil {
+		l.changed = sync.NewCond(&l.mu)
+	}
+	l.changed.Wait()
 }
 
 // setState ends such a change. l.mu is held.
@@ -117,7 +122,7 @@ func (l *Flock) pass() (handed bool) {
 // but no os.File yet. l.mu is held, and no other goroutine owns l.desc.
 func (l *Flock) makeFile() *os.File {
 	if l.desc.file == nil && l.q != nil {
-		l.desc.file = l.desc.newFile(l.path)
+		l.desc.file = sysFile(l.desc.fd, l.path)
 		if l.guard != nil {
 			l.protect()
 		}

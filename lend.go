@@ -51,7 +51,9 @@ func (l *Flock) stopExpecting(err error) {
 	q.loan.Lock()
 	defer q.loan.Unlock()
 	q.expecting = nil
-	if err == nil {
+	left := q.leftBehind
+	q.leftBehind = false
+	if err == nil || !left {
 		return
 	}
 	l.desc.control(func(fd uintptr) error {
@@ -68,7 +70,11 @@ func (l *Flock) takeBack(r request) error {
 	q.loan.Lock()
 	defer q.loan.Unlock()
 	err := l.desc.control(func(fd uintptr) error {
-		if l.shares(fd) || q.expecting != nil && q.expecting != l && q.expecting.isOn(fd) {
+		if l.shares(fd) {
+			return nil
+		}
+		if e := q.expecting; e != nil && e != l && e.isOn(fd) {
+			q.leftBehind = true
 			return nil
 		}
 		return sysLock(fd, r)
@@ -121,27 +127,28 @@ var errOverlap = unsupported("another handle on the same open file has an overla
 
 // overlaps reports whether another handle inside on the same open file has another
 // range that overlaps this one's. Of two that come at once, at least one sees it.
-func (l *Flock) overlaps() (found bool) {
+func (l *Flock) overlaps() bool {
 	k, s := l.q.key, l.q.shard
+	var others []descriptor
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	l.desc.control(func(fd uintptr) error {
-		for q := s.queues; q != nil; q = q.next {
-			if q == l.q || q.key.id != k.id || q.key.mechanism != OFD || !q.key.overlaps(k) {
-				continue
-			}
-			for h := q.holders; h != nil; h = h.nextHolder {
-				if h.borrowed {
-					h.desc.control(func(o uintptr) error {
-						found = found || sameDescription(o, fd)
-						return nil
-					})
-				}
+	for q := s.queues; q != nil; q = q.next {
+		if q == l.q || q.key.id != k.id || q.key.mechanism != OFD || !q.key.overlaps(k) {
+			continue
+		}
+		for h := q.holders; h != nil; h = h.nextHolder {
+			if h.borrowed {
+				others = append(others, h.desc)
 			}
 		}
-		return nil
+	}
+	s.mu.Unlock()
+	return slices.ContainsFunc(others, func(d descriptor) (same bool) {
+		d.control(func(fd uintptr) error {
+			same = l.isOn(fd)
+			return nil
+		})
+		return same
 	})
-	return found
 }
 
 // overlaps reports whether the byte ranges of k and o overlap. A length of 0 reaches

@@ -33,7 +33,7 @@ type Flock struct {
 	taken   bool // a goroutine has the handle: from the beginning of Lock to the end of Unlock
 	mode    Mode
 
-	mu      sync.Mutex    // guards all from fresh to guard; no system call is made under it
+	mu      sync.Mutex    // guards all from fresh to guard; no system call that can wait is made under it
 	turn    *gate         // in place of taken, from the first time that a goroutine waits for the handle
 	closed  chan struct{} // closed by Close; made by the first who waits
 	changed *sync.Cond    // state has changed; made by the first who waits
@@ -77,9 +77,18 @@ func TryLock(path string, opts *Options) (*Flock, error) {
 // fails with [errors.ErrUnsupported], since the kernel would merge them.
 //
 // The lock belongs to f's open file description. Closing f while the lock is held
-// releases it, unless a child process inherited f or a duplicate of f is open.
+// releases it, unless a child process inherited f or a duplicate of f is open; closing
+// it while LockFile waits ends that with [fs.ErrClosed]. f must not be the File of
+// another handle, whose lock this one would share. A lock that f has already, taken
+// without a handle or inherited, the kernel converts; where the new one is busy,
+// flock(2) drops the old one. Duplicates of one description are recognized on Linux
+// only, and there not where kcmp(2) is forbidden.
 func LockFile(ctx context.Context, f *os.File, opts *Options) (*Flock, error) {
-	l, err := borrow(f, opts)
+	if f != nil && ctx.Err() != nil {
+		l := New(f.Name(), opts)
+		return nil, l.failure("lock", l.mode, &attempt{ctx: ctx}, errEnded)
+	}
+	l, err := borrow("lock", f, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +101,7 @@ func LockFile(ctx context.Context, f *os.File, opts *Options) (*Flock, error) {
 // TryLockFile locks the open file f if that needs no waiting: [LockFile] with the
 // errors of [TryLock].
 func TryLockFile(f *os.File, opts *Options) (*Flock, error) {
-	l, err := borrow(f, opts)
+	l, err := borrow("lock", f, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -108,29 +117,30 @@ func TryLockFile(f *os.File, opts *Options) (*Flock, error) {
 // handle of this process holds is released by that handle, not with UnlockFile.
 // On an error, an [*fs.PathError], nothing has changed.
 func UnlockFile(f *os.File, opts *Options) error {
-	l, err := borrow(f, opts)
-	if err == nil {
-		err = l.opts.invalid
+	l, err := borrow("unlock", f, opts)
+	if err != nil {
+		return err
 	}
-	if err == nil {
+	if err = l.opts.invalid; err == nil {
 		err = l.desc.lock(l.request(opUnlock))
 	}
 	if err != nil {
-		return pathError("unlock", f.Name(), err)
+		return pathError("unlock", l.path, err)
 	}
 	return nil
 }
 
-func borrow(f *os.File, opts *Options) (*Flock, error) {
+// borrow makes a handle on f, for the operation op.
+func borrow(op string, f *os.File, opts *Options) (*Flock, error) {
 	if f == nil {
-		return nil, pathError("lock", "", os.ErrInvalid)
+		return nil, pathError(op, "", os.ErrInvalid)
 	}
 	l := New(f.Name(), opts)
 	l.borrowed = true
 	l.desc.file = f
 	var err error
 	if l.desc.id, err = l.desc.identify(); err != nil {
-		return nil, pathError("lock", l.path, err)
+		return nil, pathError(op, l.path, err)
 	}
 	return l, nil
 }
@@ -187,10 +197,10 @@ func (l *Flock) TryLock() error {
 }
 
 // File returns the locked file, for reading and writing under the lock, or nil
-// where the handle has no file open: before the first Lock, after Close, and
-// without a lock while another goroutine is locking. It is the same file until a
-// Lock finds that the path names another one. Close of the handle closes it, not
-// the caller, unless it came from LockFile.
+// where the handle has no file open: before the first Lock and after Close. While
+// another goroutine is in the middle of Lock or Unlock it may be nil too. It is the
+// same file until a Lock finds that the path names another one. Close of the handle
+// closes it, not the caller, unless it came from LockFile.
 func (l *Flock) File() *os.File {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -58,38 +58,52 @@ func (l *Flock) awaitOpening(a *attempt) error {
 // openProbe is how often one goroutine of the process looks for a place to open.
 const openProbe = 200 * time.Microsecond
 
-// openAfter opens the file after a first try ended in err.
-func (l *Flock) openAfter(a *attempt, err error) error {
-	var d descriptor
-	if l.opts.Flag == 0 {
+// open opens the handle's file, which is not open. The caller owns l.desc.
+func (l *Flock) open(a *attempt) error {
+	if opening.Add(1) > maxOpening && !a.try {
+		if err := l.awaitOpening(a); err != nil {
+			return err
+		}
+	}
+	flag, perm := l.opts.openArgs()
+	d, err := openPath(l.path, flag, perm)
+	if err != nil && l.opts.Flag == 0 {
 		d, err = openDefault(l.path, l.opts.Perm, err)
 	}
+	opening.Add(-1)
 	if err == errBusy && !a.try {
-		// Another process has a lease on the file: open(2) would wait until it
-		// is broken, which no context could end. So it was asked not to wait,
-		// and is asked again.
-		a.waits()
-		b := newBackoff(l.opts.Poll)
-		defer b.stop()
-		for err == errBusy {
-			if err := b.sleep(a.ctx, l.closedChan()); err != nil {
-				return err
-			}
-			flag, perm := l.opts.openArgs()
-			d, err = sysOpen(l.path, flag, perm)
-			if err != nil && l.opts.Flag == 0 {
-				d, err = openDefault(l.path, l.opts.Perm, err)
-			}
-		}
+		d, err = l.openLeased(a)
 	}
 	switch err {
 	case nil:
 		l.desc = d
 		return nil
-	case errBusy:
+	case errBusy, errEnded, fs.ErrClosed:
 		return err
 	}
 	return pathError("open", l.path, err)
+}
+
+// openLeased opens a file on which another process has a lease: open(2) would wait
+// until that is broken, which no context could end. So it was asked not to wait, and
+// is asked again.
+func (l *Flock) openLeased(a *attempt) (d descriptor, err error) {
+	a.waits()
+	b := newBackoff(l.opts.Poll)
+	defer b.stop()
+	for {
+		if err := b.sleep(a.ctx, l.closedChan()); err != nil {
+			return d, err
+		}
+		flag, perm := l.opts.openArgs()
+		d, err = sysOpen(l.path, flag, perm)
+		if err != nil && l.opts.Flag == 0 {
+			d, err = openDefault(l.path, l.opts.Perm, err)
+		}
+		if err != errBusy {
+			return d, err
+		}
+	}
 }
 
 // openDefault opens path where Options.Flag is zero, after a first try for reading
@@ -106,6 +120,9 @@ func openDefault(path string, perm fs.FileMode, err error) (d descriptor, _ erro
 			if rerr == nil {
 				return d, nil
 			}
+			if rerr == errBusy {
+				return d, rerr
+			}
 			if !errors.Is(rerr, fs.ErrNotExist) {
 				return d, err
 			}
@@ -115,8 +132,8 @@ func openDefault(path string, perm fs.FileMode, err error) (d descriptor, _ erro
 		if d, err = sysOpen(path, os.O_RDWR|os.O_CREATE, perm); err == nil || !mayRead(err) {
 			return d, err
 		}
-		if d, rerr := sysOpen(path, os.O_RDWR, 0); rerr == nil {
-			return d, nil
+		if d, rerr := sysOpen(path, os.O_RDWR, 0); rerr == nil || rerr == errBusy {
+			return d, rerr
 		} else if mayRead(rerr) {
 			err = rerr
 		}

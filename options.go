@@ -104,10 +104,10 @@ func (m Mechanism) String() string {
 }
 
 // Backoff bounds the interval between two tries of a Lock that polls. It starts
-// at Min and doubles up to Max, with jitter. Zero values mean 1 ms and 100 ms; a
-// Max below Min counts as Min. Where thousands of goroutines of one process poll,
-// the intervals stretch beyond Max, so that all of them together stay at some
-// 2 % of a core.
+// at Min and doubles up to Max, with jitter of up to a quarter less. Zero values mean
+// 1 ms and 100 ms; a Max below Min counts as Min. The interval is never below 0.8 ms
+// times the number of goroutines of this process that poll, whatever Max says, so that
+// thousands of them together take some 2 % of a core.
 type Backoff struct{ Min, Max time.Duration }
 
 // Options says what to lock and how. A nil *Options and the zero value are the
@@ -126,8 +126,8 @@ type Options struct {
 	Poll Backoff
 
 	// Flag is passed to open(2) as for [os.OpenFile], with two differences:
-	// O_TRUNC takes effect only once the lock is held, and the descriptor is
-	// always close-on-exec. Zero (which is also O_RDONLY) means: read-write,
+	// O_TRUNC takes effect only once the lock is held (a Shared one too, beside
+	// others that hold it shared), and the descriptor is always close-on-exec. Zero (which is also O_RDONLY) means: read-write,
 	// created if missing, read-only where writing is refused (EACCES, EPERM,
 	// EROFS, ETXTBSY) or where path is a directory.
 	Flag int
@@ -138,7 +138,8 @@ type Options struct {
 
 	// Remove makes Close remove the file while it still holds the lock, if the
 	// path still names it. A Lock that waits meanwhile notices and locks the
-	// file's successor. With Shared the last holder removes it.
+	// file's successor. With Shared the last holder removes it, which for OFD
+	// needs the file open for writing.
 	Remove bool
 }
 

@@ -21,8 +21,10 @@ type queue struct {
 	lent     []*Flock       // borrowed handles that hold the lock shared; guarded by loan
 
 	// expecting is the borrowed handle that waits for another process, to share the
-	// lock with lent; guarded by loan.
-	expecting *Flock
+	// lock with lent. leftBehind says that another one, on the same open file, left
+	// the lock to it meanwhile. Both guarded by loan.
+	expecting  *Flock
+	leftBehind bool
 }
 
 // locality says whether a wait in the kernel for a lock can be interrupted at once.
@@ -122,7 +124,7 @@ func (q *queue) quit() {
 	}
 	*p = q.next
 	q.next = nil
-	q.unwatch()
+	q.watch = nil
 	s.spare = q
 }
 

@@ -21,34 +21,43 @@ type Set struct {
 // locks them in the order of their devices and inodes, so two LockAlls never wait
 // for each other in a circle, whatever order their paths are in; a LockAll beside
 // locks that are held already can. Paths that name one file, as hard links and
-// symbolic links do, are one lock. An empty paths is an empty Set.
+// symbolic links do, are one lock. An empty paths is an empty Set. O_TRUNC takes
+// effect once all locks are held.
 //
 // On nil all locks are held, on the files that their paths name now. On an error
 // none is: a [*BusyError] for the file that was busy when ctx ended, or an
 // [*fs.PathError], as [Flock.Lock] returns them.
 func LockAll(ctx context.Context, paths []string, opts *Options) (*Set, error) {
 	a := &attempt{ctx: ctx, once: true}
-	if ctx.Err() != nil {
+	done := func() (*Set, error) {
 		path := ""
 		if len(paths) > 0 {
 			path = paths[0]
 		}
-		return nil, &BusyError{Path: path, Mode: opts.settings().Mode, Err: contextError(ctx)}
+		l := New(path, opts)
+		return nil, l.failure("lock", l.mode, a, errEnded)
 	}
-	for round := 1; ; round++ {
-		s, err := lockAll(a, paths, opts)
-		switch {
-		case err != errStale:
-			return s, err
-		case ctx.Err() != nil:
-			return nil, &BusyError{Path: paths[0], Mode: opts.settings().Mode, Err: contextError(ctx)}
-		case round == maxStale:
-			return nil, pathError("lock", paths[0], errUnstable)
-		}
-		// The order may be another one now.
+	if ctx.Err() != nil {
+		return done()
 	}
+	var s *Set
+	err := untilCurrent(a, opts.settings().Poll, nil, func() (err error) {
+		s, err = lockAll(a, paths, opts)
+		return err
+	})
+	switch err {
+	case nil:
+		return s, nil
+	case errEnded:
+		return done()
+	case errUnstable:
+		return nil, pathError("lock", paths[0], err)
+	}
+	return nil, err
 }
 
+// lockAll locks all or nothing. It returns errStale where the order may be another
+// one by now, because a path names another file.
 func lockAll(a *attempt, paths []string, opts *Options) (s *Set, err error) {
 	s = &Set{}
 	defer func() {
@@ -57,25 +66,24 @@ func lockAll(a *attempt, paths []string, opts *Options) (s *Set, err error) {
 			s = nil
 		}
 	}()
-	seen := make(map[fileID]bool)
-	for _, path := range paths {
+	named := make([]*Flock, len(paths)) // on the file that each path names
+	handles := make(map[fileID]*Flock)
+	for i, path := range paths {
 		l := New(path, opts)
 		if l.opts.invalid != nil {
 			return s, pathError("lock", path, l.opts.invalid)
 		}
-		flag, perm := l.opts.openArgs()
-		if l.desc, err = sysOpen(path, flag, perm); err != nil {
-			if err = l.openAfter(a, err); err != nil {
-				return s, l.failure("open", l.mode, a, err)
-			}
+		if err := l.open(a); err != nil {
+			return s, l.failure("open", l.mode, a, err)
 		}
 		l.q = join(queueKey{l.desc.id, l.opts.Mechanism, l.opts.Start, l.opts.Length})
 		l.q.mu.Unlock()
-		if seen[l.desc.id] {
+		if first := handles[l.desc.id]; first != nil {
+			named[i] = first
 			l.Close()
 			continue
 		}
-		seen[l.desc.id] = true
+		named[i], handles[l.desc.id] = l, l
 		l.fresh = true
 		s.files = append(s.files, l)
 	}
@@ -85,13 +93,22 @@ func lockAll(a *attempt, paths []string, opts *Options) (s *Set, err error) {
 		return cmp.Or(cmp.Compare(a.dev, b.dev), cmp.Compare(a.ino, b.ino))
 	})
 	for _, l := range order {
+		a.gate = nil
 		if err := l.lock(a); err != nil {
 			return s, err
 		}
 	}
 	// The first can have been replaced while the last was waited for.
-	for _, l := range order[:max(len(order)-1, 0)] {
-		if err := l.verify(); err != nil {
+	for i, l := range named {
+		if err := l.verify(paths[i]); err != nil {
+			return s, err
+		}
+	}
+	if a.ctx.Err() != nil {
+		return s, errEnded
+	}
+	for _, l := range s.files {
+		if err := l.truncate(); err != nil {
 			return s, err
 		}
 	}

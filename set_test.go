@@ -107,10 +107,14 @@ func TestLockAllRollsBack(t *testing.T) {
 				mustLock(t, paths[3], nil)
 			}
 			descriptors, queues := countDescriptors(), flockctx.Queues()
-			// Long enough to come as far as the busy one on a loaded machine.
-			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			ctx, cancel := context.WithCancelCause(t.Context())
+			go func() {
+				for flockctx.WaitingOutside()+flockctx.Waiters(paths[3], flockctx.BSD) == 0 {
+					time.Sleep(time.Millisecond)
+				}
+				cancel(context.DeadlineExceeded)
+			}()
 			_, err := flockctx.LockAll(ctx, paths, &flockctx.Options{Wait: wait, Remove: true})
-			cancel()
 			wantErr(t, err, context.DeadlineExceeded)
 			busy, ok := err.(*flockctx.BusyError)
 			if !ok || busy.Path != paths[3] || !busy.Timeout() || busy.Waited == 0 {
@@ -245,4 +249,77 @@ func TestSetCloseAgainAfterAnError(t *testing.T) {
 	must(t, os.Remove(full))
 	must(t, s.Close())
 	wantErr(t, s.Close(), fs.ErrClosed)
+}
+
+// Every path that was given names a locked file at the end, also one that named the
+// same file as another at the beginning.
+func TestLockAllVerifiesEachName(t *testing.T) {
+	dir := t.TempDir()
+	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
+	holder := mustLock(t, a, nil)
+	must(t, os.Symlink(a, b))
+	done := make(chan *flockctx.Set, 1)
+	go func() {
+		set, err := flockctx.LockAll(context.Background(), []string{a, b}, nil)
+		if err != nil {
+			t.Error(err)
+		}
+		done <- set
+	}()
+	eventually(t, "LockAll waits", func() bool { return flockctx.Waiters(a, flockctx.BSD) == 1 })
+	must(t, os.WriteFile(b+".new", nil, 0o600))
+	must(t, os.Rename(b+".new", b)) // b is a file of its own from now on
+	must(t, holder.Close())
+	set := <-done
+	defer set.Close()
+	if n := len(set.Files()); n != 2 {
+		t.Errorf("%d files are locked, want 2", n)
+	}
+	for _, path := range []string{a, b} {
+		if _, err := flockctx.TryLock(path, nil); !errors.Is(err, flockctx.ErrLocked) {
+			t.Errorf("%s: %v, want it to be locked", path, err)
+		}
+	}
+}
+
+// A LockAll that fails empties none of its files.
+func TestLockAllTruncatesLast(t *testing.T) {
+	dir := t.TempDir()
+	paths := []string{filepath.Join(dir, "a"), filepath.Join(dir, "b"), filepath.Join(dir, "c")}
+	for _, p := range paths {
+		must(t, os.WriteFile(p, []byte("text"), 0o600))
+	}
+	length := func() (n int) {
+		for _, p := range paths {
+			b, err := os.ReadFile(p)
+			must(t, err)
+			n += len(b)
+		}
+		return n
+	}
+	opts := &flockctx.Options{Flag: os.O_RDWR | os.O_TRUNC}
+	for i := range paths {
+		holder := mustLock(t, paths[i], nil)
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() {
+			_, err := flockctx.LockAll(ctx, paths, opts)
+			done <- err
+		}()
+		eventually(t, "LockAll waits", func() bool { return flockctx.Waiters(paths[i], flockctx.BSD) == 1 })
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("LockAll: %v, want it to be cancelled", err)
+		}
+		if n := length(); n != 12 {
+			t.Errorf("%d bytes are left of 12", n)
+		}
+		must(t, holder.Close())
+	}
+	set, err := flockctx.LockAll(context.Background(), paths, opts)
+	must(t, err)
+	must(t, set.Close())
+	if n := length(); n != 0 {
+		t.Errorf("%d bytes are left of files that were locked with O_TRUNC", n)
+	}
 }

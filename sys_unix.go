@@ -5,6 +5,7 @@ package flockctx
 import (
 	"errors"
 	"io/fs"
+	"os"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -70,7 +71,20 @@ func openMode(perm fs.FileMode) uint32 {
 	return mode
 }
 
-func sysClose(fd uintptr) error { return syscall.Close(int(fd)) }
+// sysClose closes fd, also where a signal interrupts that.
+func sysClose(fd uintptr) error {
+	if err := syscall.Close(int(fd)); err != syscall.EINTR {
+		return err
+	}
+	return nil
+}
+
+// sysFile returns the os.File that owns fd from now on. Without O_NONBLOCK, with
+// which os.NewFile would ask the file system, such as a FUSE daemon, about polling.
+func sysFile(fd uintptr, path string) *os.File {
+	unix.SetNonblock(int(fd), false)
+	return os.NewFile(fd, path)
+}
 
 // sysIdentify identifies the file that path names or, where path is empty, the open
 // file fd. What path names is refused unless it is a file or a directory; what the
@@ -122,31 +136,25 @@ func kindName(kind uint32) string {
 // sysLock does r on fd.
 func sysLock(fd uintptr, r request) error {
 	var err error
-	if r.mechanism == OFD {
-		err = ofdLock(fd, r)
-	} else {
-		how := unix.LOCK_UN
-		if r.op != opUnlock {
-			how = unix.LOCK_EX
-			if r.mode == Shared {
-				how = unix.LOCK_SH
-			}
-			if r.op == opTry {
-				how |= unix.LOCK_NB
-			}
+	for range maxInterrupts {
+		if r.mechanism == OFD {
+			err = ofdLock(fd, r)
+		} else {
+			err = flock(fd, flockOperation(r))
 		}
-		err = flock(fd, how)
-	}
-	switch err {
-	case nil:
-		return nil
-	case unix.EWOULDBLOCK:
-		return errBusy
-	case unix.EINTR, syscall.Errno(512): // ERESTARTSYS, which some FUSE daemons hand out
+		if err == nil {
+			return nil
+		}
+		if err != unix.EINTR && err != restart {
+			break
+		}
 		if r.op == opBlock {
 			return errInterrupted
 		}
-		return sysLock(fd, r)
+	}
+	switch err {
+	case unix.EWOULDBLOCK:
+		return errBusy
 	case unix.EBADF:
 		return &annotated{"the lock needs the file open for " + access(r.mode), err}
 	case unix.ENOSYS, unix.EOPNOTSUPP, unix.EINVAL, unix.ENOTTY:
@@ -157,6 +165,28 @@ func sysLock(fd uintptr, r request) error {
 		return &annotated{name + " has no lock to give: its lock service is unreachable or out of locks", err}
 	}
 	return err
+}
+
+// restart is ERESTARTSYS, which some FUSE daemons hand out.
+const restart = syscall.Errno(512)
+
+// maxInterrupts is how often a call that does not wait is made again because a signal
+// interrupted it. (One of a FUSE daemon that has nothing else to say is an error.)
+const maxInterrupts = 1000
+
+// flockOperation returns the operation argument of flock(2).
+func flockOperation(r request) int {
+	how := unix.LOCK_EX
+	switch {
+	case r.op == opUnlock:
+		return unix.LOCK_UN
+	case r.mode == Shared:
+		how = unix.LOCK_SH
+	}
+	if r.op == opTry {
+		how |= unix.LOCK_NB
+	}
+	return how
 }
 
 func access(m Mode) string {

@@ -26,9 +26,4 @@ func sysIdentify(fd uintptr, path string) (fileID, error) { return fileID{}, err
 
 func sysLock(fd uintptr, r request) error { return errPlatform }
 
-// openPath and identifyPath are made faster where it can be done.
-func openPath(path string, flag int, perm fs.FileMode) (descriptor, error) {
-	return sysOpen(path, flag, perm)
-}
-
-func identifyPath(path string) (fileID, error) { return sysIdentify(0, path) }
+func sysFile(fd uintptr, path string) *os.File { return nil }

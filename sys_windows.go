@@ -4,6 +4,7 @@ package flockctx
 
 import (
 	"io/fs"
+	"os"
 	"unsafe"
 
 	"golang.org/x/sys/windows"
@@ -89,6 +90,9 @@ func sysOpen(path string, flag int, perm fs.FileMode) (descriptor, error) {
 	}
 	return descriptor{fd: uintptr(h), id: id}, nil
 }
+
+// sysFile returns the os.File that owns fd from now on.
+func sysFile(fd uintptr, path string) *os.File { return os.NewFile(fd, path) }
 
 const shareAll = windows.FILE_SHARE_READ | windows.FILE_SHARE_WRITE | windows.FILE_SHARE_DELETE
 
@@ -209,10 +213,3 @@ func lockError(err error) error {
 	}
 	return err
 }
-
-// openPath and identifyPath are made faster where it can be done.
-func openPath(path string, flag int, perm fs.FileMode) (descriptor, error) {
-	return sysOpen(path, flag, perm)
-}
-
-func identifyPath(path string) (fileID, error) { return sysIdentify(0, path) }

@@ -7,18 +7,20 @@ import (
 	"syscall"
 )
 
-// acquireCurrent acquires the lock of the file that the path names in the end.
+// untilCurrent calls try again as long as it says that the path names another file
+// by now.
 //
 // A busy path can be replaced a few times in a row. One that never names the file
 // that opening it gives is on a file system without stable inode numbers, as some
 // FUSE file systems are: that must not become a loop without an end, nor a hot one.
-func (l *Flock) acquireCurrent(a *attempt, m Mode) error {
+func untilCurrent(a *attempt, poll Backoff, closed func() <-chan struct{}, try func() error) error {
 	var b *backoff
 	for round := 1; ; round++ {
-		err := l.acquire(a, m)
-		if err != errStale || a.once {
+		err := try()
+		if err != errStale {
 			return err
 		}
+		a.gate = nil // it was that of another file
 		switch {
 		case a.ctx.Err() != nil:
 			return errEnded
@@ -28,16 +30,26 @@ func (l *Flock) acquireCurrent(a *attempt, m Mode) error {
 			continue
 		}
 		if b == nil {
-			b = newBackoff(l.opts.Poll)
+			b = newBackoff(poll)
 		} else {
 			b.start()
 		}
-		err = b.sleep(a.ctx, l.closedChan())
+		var c <-chan struct{}
+		if closed != nil {
+			c = closed()
+		}
+		err = b.sleep(a.ctx, c)
 		b.stop()
 		if err != nil {
 			return err
 		}
 	}
+}
+
+// acquireCurrent acquires the lock of the file that the path names in the end, after
+// a first try found that it named another one.
+func (l *Flock) acquireCurrent(a *attempt, m Mode) error {
+	return untilCurrent(a, l.opts.Poll, l.closedChan, func() error { return l.acquire(a, m) })
 }
 
 const maxStale = 1000
@@ -47,36 +59,46 @@ var errUnstable = unsupported("each of %d times that the file was opened, the pa
 // accept judges and completes a grant, after which sysIdentify said id and err.
 func (l *Flock) accept(a *attempt, opened bool, id fileID, err error) error {
 	if err != nil || id != l.desc.id {
-		return l.stale(id, err)
+		return l.stale(l.path, id, err)
 	}
 	if a.ctx.Err() != nil {
 		return errEnded
 	}
-	if opened && !l.borrowed && l.opts.Flag&os.O_TRUNC != 0 {
-		if err := l.desc.truncate(l.path); err != nil {
-			return pathError("truncate", l.path, err)
-		}
+	if opened && !a.once { // LockAll truncates when it has all
+		return l.truncate()
 	}
 	return nil
 }
 
-// verify returns errStale unless the path names the file that is open.
-func (l *Flock) verify() error {
+// truncate makes up for the O_TRUNC that was kept back when the file was opened.
+func (l *Flock) truncate() error {
+	if l.borrowed || l.opts.Flag&os.O_TRUNC == 0 {
+		return nil
+	}
+	if err := l.desc.truncate(l.path); err != nil {
+		return pathError("truncate", l.path, err)
+	}
+	return nil
+}
+
+// verify returns errStale unless path, that of the handle or another one, names the
+// file that is open.
+func (l *Flock) verify(path string) error {
 	if l.borrowed {
 		return nil
 	}
-	id, err := sysIdentify(0, l.path)
-	return l.stale(id, err)
+	id, err := sysIdentify(0, path)
+	return l.stale(path, id, err)
 }
 
-// stale returns nil if sysIdentify of the path, which returned id and err, says that
-// it names the file that is open, errStale if not, or another error.
-func (l *Flock) stale(id fileID, err error) error {
+// stale returns nil if sysIdentify of path, which returned id and err, says that it
+// names the file that is open, errStale if not, or another error.
+func (l *Flock) stale(path string, id fileID, err error) error {
 	switch {
 	case err == nil && id == l.desc.id:
 		return nil
 	case err == nil, errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
 		return errStale
 	}
-	return pathError("stat", l.path, err)
+	return pathError("stat", path, err)
 }

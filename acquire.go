@@ -151,7 +151,7 @@ func (l *Flock) acquire(a *attempt, m Mode) (err error) {
 		q.mu.Lock()
 	}
 	switch {
-	case q.tryEnter(m), !a.try && q.spin(m):
+	case q.tryEnter(m), opened && !a.try && q.spin(m):
 		q.addHolder(l)
 		q.mu.Unlock()
 	case a.try:

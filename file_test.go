@@ -2,6 +2,7 @@ package flockctx_test
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"runtime"
@@ -98,6 +99,47 @@ func TestClosingTheCallersFileReleasesItsLock(t *testing.T) {
 			must(t, again.Close())
 			other.must("trylock")
 		})
+	}
+}
+
+// The same while LockFile waits: what it is granted then goes with the file, or stays
+// with a child for ever, and is no lock.
+func TestClosingTheCallersFileDuringTheWait(t *testing.T) {
+	for _, mechanism := range mechanisms() {
+		for _, mode := range []flockctx.Mode{flockctx.Exclusive, flockctx.Shared} {
+			for _, wait := range waits {
+				t.Run(fmt.Sprintf("%v,%v,%v", mechanism, mode, wait), func(t *testing.T) {
+					path := tempPath(t)
+					o := flockctx.Options{Mechanism: mechanism, Mode: mode, Wait: wait}
+					holder := startHolder(t, path, flockctx.Options{Mechanism: mechanism})
+					descriptors, queues := countDescriptors(), flockctx.Queues()
+					f, err := os.OpenFile(path, os.O_RDWR, 0)
+					must(t, err)
+					done := async(func() error {
+						l, err := flockctx.LockFile(t.Context(), f, &o)
+						if err == nil {
+							l.Close()
+						}
+						return err
+					})
+					eventually(t, "it waits", func() bool { return flockctx.WaitingOutside() == 1 })
+					must(t, soon(t, async(f.Close), "Close of the file"))
+					holder.must("unlock")
+					err = soon(t, done, "LockFile")
+					wantErr(t, err, fs.ErrClosed)
+					if pathErr, ok := err.(*fs.PathError); !ok || pathErr.Path != path {
+						t.Errorf("%#v, want an *fs.PathError with the path", err)
+					}
+					wantFree(t, path, flockctx.Options{Mechanism: mechanism})
+					if n := countDescriptors(); n > descriptors {
+						t.Errorf("%d descriptors before, %d after", descriptors, n)
+					}
+					if n := flockctx.Queues(); n > queues {
+						t.Errorf("%d queues before, %d after", queues, n)
+					}
+				})
+			}
+		}
 	}
 }
 

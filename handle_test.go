@@ -3,7 +3,9 @@ package flockctx_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -102,6 +104,118 @@ func TestCloseFromManyGoroutines(t *testing.T) {
 	after, err := os.Stdin.Stat()
 	if err != nil || !os.SameFile(stdin, after) {
 		t.Errorf("standard input is another file: %v", err)
+	}
+}
+
+// raceClose calls use in a goroutine, again and again until it fails, and Close
+// beside it. It returns the last error of use, which has to be that of Close.
+func raceClose(t *testing.T, l *flockctx.Flock, use func() error) {
+	t.Helper()
+	running := make(chan struct{})
+	done := async(func() error {
+		run := sync.OnceFunc(func() { close(running) })
+		defer run()
+		for i := 0; ; i++ {
+			if i == 3 {
+				run()
+			}
+			if err := use(); err != nil {
+				return err
+			}
+		}
+	})
+	soon(t, running, "the loop")
+	for end := time.Now().Add(time.Duration(rand.IntN(20)) * time.Microsecond); time.Now().Before(end); {
+	}
+	must(t, soon(t, async(l.Close), "Close"))
+	wantErr(t, soon(t, done, "the loop after Close"), fs.ErrClosed)
+	if l.Locked() || l.File() != nil {
+		t.Fatalf("after Close: locked %v, file %v", l.Locked(), l.File())
+	}
+}
+
+// A Close that comes while one goroutine unlocks finds the handle unlocked, locked by
+// its next Lock, or on the way to that: nothing of it may be left, and no other file
+// be closed.
+func TestCloseBesideUnlockAndLock(t *testing.T) {
+	path := tempPath(t)
+	descriptors, queues := countDescriptors(), flockctx.Queues()
+	handles := 4000
+	if testing.Short() {
+		handles = 1000
+	}
+	for i := range handles {
+		l := flockctx.New(path, nil)
+		use := func() error {
+			if err := l.Lock(context.Background()); err != nil {
+				return err
+			}
+			return l.Unlock()
+		}
+		if i%2 == 0 { // with an os.File, and two modes
+			use = func() error {
+				if err := l.Lock(context.Background()); err != nil {
+					return err
+				}
+				if err := l.Convert(context.Background(), 1-l.Mode()); err != nil {
+					return err
+				}
+				return l.Unlock()
+			}
+		}
+		raceClose(t, l, use)
+		wantFree(t, path, flockctx.Options{})
+	}
+	if n := countDescriptors(); n > descriptors {
+		t.Errorf("%d descriptors before, %d after", descriptors, n)
+	}
+	if n := flockctx.Queues(); n != queues {
+		t.Errorf("%d queues before, %d after", queues, n)
+	}
+}
+
+// The same where Convert waits for another process, and Close interrupts it.
+func TestCloseBesideAConvertThatWaits(t *testing.T) {
+	handles := 300
+	if testing.Short() {
+		handles = 60
+	}
+	for _, mechanism := range mechanisms() {
+		for _, wait := range waits {
+			t.Run(fmt.Sprintf("%v,%v", mechanism, wait), func(t *testing.T) {
+				path := tempPath(t)
+				o := flockctx.Options{Mechanism: mechanism, Mode: flockctx.Shared, Wait: wait}
+				reader := startHolder(t, path, o)
+				descriptors, queues := countDescriptors(), flockctx.Queues()
+				for range handles {
+					l := flockctx.New(path, &o)
+					round := 0
+					raceClose(t, l, func() error {
+						if err := l.Lock(context.Background()); err != nil {
+							return err
+						}
+						if round++; round > 4 {
+							err := l.Convert(context.Background(), flockctx.Exclusive)
+							if err == nil {
+								err = errors.New("exclusive beside a shared holder")
+							}
+							return err
+						}
+						return l.Unlock()
+					})
+					wantFree(t, path, o)
+				}
+				if n := countDescriptors(); n > descriptors {
+					t.Errorf("%d descriptors before, %d after", descriptors, n)
+				}
+				if n := flockctx.Queues(); n != queues {
+					t.Errorf("%d queues before, %d after", queues, n)
+				}
+				reader.must("unlock")
+				o.Mode = flockctx.Exclusive
+				wantFree(t, path, o)
+			})
+		}
 	}
 }
 

@@ -3,9 +3,9 @@
 test:
 	@scripts/test
 
-# `make bench` measures flockctx beside its peers, in about 12 minutes, and writes
-# tables and pictures to bench/results/. `make bench QUICK=1` takes one or two, and
-# writes to bench/quick/.
+# `make bench` measures flockctx beside its peers, and writes tables and pictures to
+# bench/results/. `make bench QUICK=1` takes a tenth of the time, and writes to
+# bench/quick/. bench/README.md says how long that is.
 bench:
 	cd bench && go run . $(if $(QUICK),-quick -out quick,-out results)
 	cd bench && go run ./plot -dir $(if $(QUICK),quick,results)

@@ -10,9 +10,6 @@ func Blocked() int { return int(blocked.Load()) }
 // MaxBlocked is how many may.
 const MaxBlocked = maxBlocked
 
-// InterruptSignal returns the signal that ends a wait in the kernel.
-func InterruptSignal() int { return int(interruptSignal()) }
-
 // ClearRestart takes SA_RESTART off a signal's handler, as a C library may.
 func ClearRestart(sig int) error {
 	var act sigaction

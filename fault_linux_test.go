@@ -1,3 +1,5 @@
+//go:build linux
+
 package flockctx_test
 
 import (
@@ -22,19 +24,24 @@ import (
 // answer has system call nr fail with errno in all threads from now on: where its
 // second argument has one of the bits of mask set, or for mask 0 always.
 func answer(nr uintptr, mask uint32, errno unix.Errno) error {
+	return answerArgument(nr, 1, mask, errno)
+}
+
+// answerArgument is answer for an argument of any index.
+func answerArgument(nr uintptr, index uint32, mask uint32, errno unix.Errno) error {
 	const (
-		load   = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
-		jump   = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
-		bits   = unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K
-		ret    = unix.BPF_RET | unix.BPF_K
-		allow  = 0x7fff0000
-		fail   = 0x00050000
-		second = 16 + 8 // offset of the low half of args[1] in struct seccomp_data
+		load  = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
+		jump  = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
+		bits  = unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K
+		ret   = unix.BPF_RET | unix.BPF_K
+		allow = 0x7fff0000
+		fail  = 0x00050000
 	)
+	argument := 16 + 8*index // offset of its low half in struct seccomp_data
 	prog := []unix.SockFilter{
 		{Code: load, K: 0},
 		{Code: jump, K: uint32(nr), Jf: 3},
-		{Code: load, K: second},
+		{Code: load, K: argument},
 		{Code: bits, K: mask, Jf: 1},
 		{Code: ret, K: fail | uint32(errno)},
 		{Code: ret, K: allow},
@@ -94,6 +101,7 @@ var _ = registerCommand("fault", func(args []string) error {
 		}
 		_, err = flockctx.Lock(ctx, path, o)
 	case "kernel": // LOCK_NB says that it is busy, and the wait fails
+		o.Wait = flockctx.WaitBlock
 		if err := answer(unix.SYS_FLOCK, unix.LOCK_EX|unix.LOCK_SH, errno); err != nil {
 			return err
 		}
@@ -112,8 +120,8 @@ var _ = registerCommand("fault", func(args []string) error {
 		o.Wait = flockctx.WaitPoll
 		done := make(chan error, 1)
 		go func() { _, err := flockctx.Lock(ctx, path, o); done <- err }()
-		for flockctx.Pollers() == 0 {
-			time.Sleep(time.Millisecond)
+		if err := waitUntil("it polls", func() bool { return flockctx.Pollers() == 1 }); err != nil {
+			return err
 		}
 		if err := answer(unix.SYS_FLOCK, 0, errno); err != nil {
 			return err
@@ -163,7 +171,7 @@ var _ = registerCommand("errno512", func(args []string) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
 	defer cancel()
-	if _, err = flockctx.Lock(ctx, args[0], nil); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err = flockctx.Lock(ctx, args[0], inKernel()); !errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("got %v", err)
 	}
 	return nil
@@ -185,6 +193,50 @@ var _ = registerCommand("no-ofd", func(args []string) error {
 	return nil
 })
 
+// Where no signal can interrupt a wait (in a c-archive, whose host owns all handlers),
+// WaitBlock says so, and WaitAuto polls.
+func TestNoUsableSignal(t *testing.T) {
+	run(t, "no-signal", []string{tempPath(t)})
+}
+
+var _ = registerCommand("no-signal", func(args []string) error {
+	path := args[0]
+	if err := answer(unix.SYS_RT_SIGACTION, 0, unix.EPERM); err != nil {
+		return err
+	}
+	release, err := holdRaw(path)
+	if err != nil {
+		return err
+	}
+	defer release()
+	_, err = flockctx.Lock(context.Background(), path, inKernel())
+	if pathErr, ok := err.(*fs.PathError); !ok || pathErr.Path != path || !errors.Is(err, errors.ErrUnsupported) {
+		return fmt.Errorf("WaitBlock: %v (%T), want an *fs.PathError that matches ErrUnsupported", err, err)
+	}
+	done := make(chan error, 1)
+	go func() { _, err := flockctx.Lock(context.Background(), path, nil); done <- err }()
+	if err := waitUntil("it polls", func() bool { return flockctx.Pollers() == 1 && flockctx.Blocked() == 0 }); err != nil {
+		return err
+	}
+	release()
+	return <-done
+})
+
+// The same answer as in TestFileOfSomebodyElseInAStickyDirectory, on systems that do
+// not give it: whoever may write a file need not be allowed O_CREATE.
+func TestNoCreateOfAFileThatExists(t *testing.T) {
+	path := tempPath(t)
+	must(t, os.WriteFile(path, nil, 0o600))
+	run(t, "no-create", []string{path})
+}
+
+var _ = registerCommand("no-create", func(args []string) error {
+	if err := answerArgument(unix.SYS_OPENAT, 2, unix.O_CREAT, unix.EACCES); err != nil {
+		return err
+	}
+	return lockForWriting(args[0])
+})
+
 // An Unlock that fails leaves the lock, and may be called again.
 func TestUnlockThatFails(t *testing.T) {
 	run(t, "unlock-fails", []string{tempPath(t)})
@@ -199,8 +251,8 @@ var _ = registerCommand("unlock-fails", func(args []string) error {
 	}
 	waiting := make(chan error, 1)
 	go func() { waiting <- l.Lock(ctx) }()
-	for flockctx.HandleWaiters(l) == 0 {
-		time.Sleep(time.Millisecond)
+	if err := waitUntil("a goroutine waits", func() bool { return flockctx.HandleWaiters(l) == 1 }); err != nil {
+		return err
 	}
 	if err := answer(unix.SYS_FLOCK, unix.LOCK_UN, unix.EIO); err != nil {
 		return err

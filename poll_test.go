@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -182,6 +183,68 @@ func TestBubbleLeavesTheQueueAlone(t *testing.T) {
 	}
 }
 
+// contendInABubble has goroutines of a bubble contend for path until the queue leaves
+// its first waiter alone for a while, since running goroutines overtake it: for that
+// it has a timer. Then the bubble ends, and its clock stands still. It returns a handle
+// of the bubble that is unlocked and has the file open.
+func contendInABubble(t *testing.T, path string) (l *flockctx.Flock) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		l = flockctx.New(path, nil)
+		overtake := func() {
+			must(t, l.Unlock())
+			must(t, l.Lock(t.Context()))
+		}
+		must(t, l.Lock(t.Context()))
+		ctx, cancel := context.WithCancel(t.Context())
+		waiting := async(func() error { _, err := flockctx.Lock(ctx, path, nil); return err })
+		synctest.Wait()
+		overtake() // the waiter is woken in vain
+		synctest.Wait()
+		time.Sleep(100 * time.Microsecond) // until it might be woken again
+		overtake()
+		cancel()
+		wantErr(t, <-waiting, context.Canceled)
+		must(t, l.Unlock())
+	})
+	return l
+}
+
+// What a bubble leaves in a queue that lives on outside is of no harm there, where its
+// timers never fire and must not be touched.
+func TestContentionAfterABubble(t *testing.T) {
+	for _, wait := range []time.Duration{0, 2 * ms} {
+		path := tempPath(t)
+		outside := newHandle(t, path, nil)
+		must(t, outside.Lock(t.Context()))
+		must(t, outside.Unlock()) // the file stays open
+		inside := contendInABubble(t, path)
+		for range 20 {
+			must(t, outside.Lock(t.Context()))
+			done := async(func() error {
+				return flockctx.Do(t.Context(), path, nil, func(*flockctx.Flock) error { return nil })
+			})
+			eventually(t, "one waits", func() bool { return flockctx.Waiters(path, flockctx.BSD) == 1 })
+			time.Sleep(wait) // 2 ms: so that it must not be overtaken any more
+			must(t, outside.Unlock())
+			must(t, soon(t, done, "a waiter after the bubble"))
+		}
+		must(t, inside.Close())
+	}
+}
+
+// The cleanup of a forgotten handle runs outside of the bubble that it was of.
+func TestForgottenHandleOfABubble(t *testing.T) {
+	queues, descriptors := flockctx.Queues(), countDescriptors()
+	for range 5 {
+		contendInABubble(t, tempPath(t))
+	}
+	eventually(t, "the descriptors are given back", func() bool {
+		runtime.GC()
+		return flockctx.Queues() == queues && countDescriptors() <= descriptors
+	})
+}
+
 // Trap 6, its first half: a fixed delay wakes late, a delay of 0 burns a core.
 func TestTrap6IntervalsHaveBounds(t *testing.T) {
 	for _, poll := range []flockctx.Backoff{{Min: 1}, {Min: 1, Max: 1}, {Max: 1}, {Min: ms, Max: -1}} {
@@ -192,8 +255,9 @@ func TestTrap6IntervalsHaveBounds(t *testing.T) {
 			for range 1000 {
 				must(t, b.Sleep(t.Context(), nil))
 			}
-			// At some 6 µs for a poll, one in 300 µs takes 2 % of a core.
-			if got := time.Since(start) / 1000; got < 100*time.Microsecond || got > 100*ms {
+			// A poll that wakes up an idle process costs some 15 µs: one in 600 µs
+			// takes 2.5 % of a core.
+			if got := time.Since(start) / 1000; got < 600*time.Microsecond || got > 100*ms {
 				t.Errorf("%+v: an interval of %v", poll, got)
 			}
 		})
@@ -213,7 +277,7 @@ func TestPollersStretchTheirIntervals(t *testing.T) {
 			must(t, b.Sleep(t.Context(), nil))
 		}
 		each := time.Since(start) / 10
-		if perSecond := 5000 * time.Second / each; perSecond > 5000 {
+		if perSecond := 5000 * time.Second / each; perSecond > 1700 {
 			t.Errorf("5000 goroutines poll every %v: %d times a second in all", each, perSecond)
 		}
 		// A deadline and a cancel are as exact as ever.

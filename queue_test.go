@@ -1,3 +1,6 @@
+// In package flockctx, since nothing exported shows a gate as such: the model calls its
+// methods one by one, and looks at its fields after each.
+
 package flockctx
 
 import (

@@ -10,11 +10,13 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 
 	"github.com/flockctx/flockctx"
+	"golang.org/x/sys/unix"
 )
 
 // changes are what can happen to a path while somebody waits for its lock.
@@ -362,8 +364,36 @@ func TestFIFOSocketAndDeviceAreRefusedAtOnce(t *testing.T) {
 	}
 }
 
-// A file of somebody else, or one that cannot be written, is locked read-only.
+// With flock(2) a conversion ends on the file that the path names, or not at all: a
+// path that names something which cannot even be looked at has lost it.
+func TestConvertOfAPathThatCannotBeVerified(t *testing.T) {
+	path := tempPath(t)
+	l := mustLock(t, path, &flockctx.Options{Mode: flockctx.Shared})
+	must(t, os.Remove(path))
+	must(t, unix.Mkfifo(path, 0o600))
+	err := l.Convert(t.Context(), flockctx.Exclusive)
+	wantErr(t, err, flockctx.ErrNotLocked)
+	if pathErr, ok := err.(*fs.PathError); !ok || pathErr.Path != path || pathErr.Op != "convert" {
+		t.Errorf("%#v, want an *fs.PathError of convert and the path", err)
+	}
+	for _, part := range []string{path, "convert", "lost"} {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("error %q does not say %q", err, part)
+		}
+	}
+	if l.Locked() {
+		t.Error("the handle says that it is locked")
+	}
+	wantErr(t, l.Unlock(), flockctx.ErrNotLocked)
+	must(t, os.Remove(path))
+	must(t, l.Lock(t.Context())) // the handle is of use
+}
+
+// A file that cannot be written is locked read-only.
 func TestReadOnlyFile(t *testing.T) {
+	if os.Geteuid() == 0 {
+		t.Skip("SKIP: root may write every file; see TestReadOnlyFileOfSomebodyElse")
+	}
 	path := tempPath(t)
 	must(t, os.WriteFile(path, []byte("x"), 0o400))
 	l := mustLock(t, path, nil)

@@ -13,8 +13,8 @@ import (
 //
 //	 1  a second lock of a handle converts its first               convert_test.go
 //	 2  a failed upgrade loses the lock                            convert_test.go
-//	 3  a mutex is held while the handle waits                     lock_test.go
-//	 4  one handle admits several goroutines                       lock_test.go
+//	 3  a mutex is held while the handle waits                     handle_test.go
+//	 4  one handle admits several goroutines                       handle_test.go
 //	 5  the lock of a file that is gone                            stale_test.go
 //	 6  polling starves, wakes late, or burns a core               poll_test.go race_test.go
 //	 7  EINTR of others' signals                                   signal_linux_test.go
@@ -25,8 +25,8 @@ import (
 //	12  a try that blocks                                          cancel_test.go
 //	13  symbolic links                                             stale_test.go
 //	14  a deadline that is early or late                           poll_test.go
-//	15  finalizers                                                 lock_test.go
-//	16  truncation without the lock, and through links             lock_test.go stale_test.go
+//	15  finalizers                                                 collector_test.go
+//	16  truncation without the lock, and through links             options_test.go stale_test.go
 //	17  flock(2) over NFS                                          fault_linux_test.go
 //	18  a refusal that looks like a timeout                        cancel_test.go fault_linux_test.go
 //	19  two owners of a descriptor                                 fault_linux_test.go

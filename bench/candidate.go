@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 	"time"
 
@@ -169,13 +170,36 @@ var candidates = []*candidate{
 		},
 	},
 	{
-		name: bareStat, how: "the floor of a lock that verifies its path: flock, stat and flock, from Go",
+		name: bareStat, how: "the floor of a lock that verifies its path, from Go: flock, stat and flock; by path the six system calls open, fstat, flock, stat, flock and close, whose answers are compared",
 		shared: true, threads: true, keeps: true,
 		open: func(path string, shared bool) (handle, error) {
 			return openBare(path, shared, true)
 		},
+		once: func(_ context.Context, path string, shared bool) error {
+			fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC, 0o600)
+			if err != nil {
+				return err
+			}
+			var opened, named unix.Stat_t
+			if err := unix.Fstat(fd, &opened); err != nil {
+				return err
+			}
+			if err := unix.Flock(fd, how(shared)); err != nil {
+				return err
+			}
+			if err := unix.Stat(path, &named); err != nil {
+				return err
+			}
+			if opened.Dev != named.Dev || opened.Ino != named.Ino {
+				return errors.New("the path names another file")
+			}
+			if err := unix.Flock(fd, unix.LOCK_UN); err != nil {
+				return err
+			}
+			return unix.Close(fd)
+		},
 	},
-	{name: bareC, how: "the same system calls in C, optimized", shared: true, threads: true, keeps: true},
+	{name: bareC, how: "the system calls of " + bare + ", in C, optimized", shared: true, threads: true, keeps: true},
 }
 
 func find(name string) *candidate {
@@ -185,14 +209,6 @@ func find(name string) *candidate {
 		}
 	}
 	return nil
-}
-
-// findAll returns the candidates of these names, or those of which ok.
-func findAll(names ...string) (r []*candidate) {
-	for _, n := range names {
-		r = append(r, find(n))
-	}
-	return r
 }
 
 func lockAndUnlock(h handle) error {

@@ -65,7 +65,7 @@ func main() {
 	}
 	pick := flag.String("run", "", "scenarios, separated by commas: "+strings.Join(names, ", ")+"; default all")
 	only := flag.String("only", "", "candidates, separated by commas, besides flockctx; default all")
-	quick := flag.Bool("quick", false, "measure for about a minute in all instead of ten")
+	quick := flag.Bool("quick", false, "measure for shorter, and fewer candidates")
 	smoke := flag.Bool("smoke", false, "run everything once, for so short that the figures mean nothing")
 	out := flag.String("out", "", "write README.md and data.json into this `directory`")
 	again := flag.String("rewrite", "", "measure nothing: write README.md in this `directory` anew from its data.json")
@@ -94,7 +94,7 @@ func measure(pick, only string, quick, smoke bool, dir, out, note string) error 
 		b.only = strings.Split(only, ",")
 	}
 	var err error
-	if out != "" { // before ten minutes are spent
+	if out != "" { // before the time is spent
 		if err := os.MkdirAll(out, 0o755); err != nil {
 			return err
 		}

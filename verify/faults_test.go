@@ -415,12 +415,6 @@ func init() {
 	}
 }
 
-// The wall clock is the whole machine's: no namespace has one of its own (time
-// namespaces shift the monotonic and the boot clock only).
-func TestWallClockSet(t *testing.T) {
-	t.Skipf("SKIP: %s: the wall clock cannot be set for one process alone; the library reads the monotonic clock only", t.Name())
-}
-
 // The release, and the end of the ctx of the first waiter, meet at every point: the
 // second waiter must get the lock, whether the first had been granted it, had been
 // woken for it, or had not noticed yet.

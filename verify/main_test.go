@@ -214,8 +214,10 @@ func measure() usage {
 
 // leftBehind compares with an earlier measurement, once what is about to end has
 // had the time to, and says what is more than before. Go keeps the threads that it
-// once made, so those are compared with limit.
+// once made, so those are compared with limit, and with those that it may have for
+// the machine's cores.
 func leftBehind(before usage, limit int) error {
+	limit += 2 * runtime.GOMAXPROCS(0)
 	var now usage
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		now = measure()

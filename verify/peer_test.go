@@ -24,7 +24,8 @@ import (
 // A peer is another process that locks what it is told to.
 type peer struct {
 	*helper
-	t testing.TB
+	t    testing.TB
+	path string // of the last order
 }
 
 // An order is what a peer is told: one lock at a time for each name.
@@ -124,7 +125,7 @@ func outcome(err error) string {
 
 func newPeer(t testing.TB, prefix ...string) *peer {
 	t.Helper()
-	p := &peer{startHelper(t, prefix, "peer", nil), t}
+	p := &peer{helper: startHelper(t, prefix, "peer", nil), t: t}
 	p.expect(t, "ready")
 	return p
 }
@@ -135,6 +136,7 @@ func (p *peer) start(o order) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
+	p.path = o.Path
 	p.say(string(b))
 }
 
@@ -181,15 +183,48 @@ func waitsInKernel(t testing.TB, pid int) {
 	t.Fatalf("no thread of %d waits in the kernel for a lock", pid)
 }
 
-// waits returns once the peer surely waits for its lock: in the kernel, or where it
-// polls after some time.
+// waits returns once the peer waits for its lock, which is held: in the kernel, or
+// polling. A poller has the file open and, between its tries, no thread that runs; two
+// looks in a row, since a thread can also sleep for a moment on its way to the first.
 func (p *peer) waits(w flockctx.Wait) {
 	p.t.Helper()
-	if w == flockctx.WaitPoll {
-		time.Sleep(20 * time.Millisecond)
+	if w != flockctx.WaitPoll {
+		waitsInKernel(p.t, p.pid())
 		return
 	}
-	waitsInKernel(p.t, p.pid())
+	looks := 0
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if looks++; !p.hasOpen(p.path) || !p.threadsAre("S") {
+			looks = 0
+		}
+		if looks == 2 {
+			return
+		}
+	}
+	p.t.Fatalf("process %d does not poll", p.pid())
+}
+
+func (p *peer) hasOpen(path string) bool {
+	fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", p.pid()))
+	for _, fd := range fds {
+		if target, _ := os.Readlink(fd); target == path {
+			return true
+		}
+	}
+	return false
+}
+
+// threadsAre reports whether all threads of the process are in the state of
+// /proc/PID/stat.
+func (p *peer) threadsAre(state string) bool {
+	stats, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.pid()))
+	for _, s := range stats {
+		b, _ := os.ReadFile(s)
+		if _, rest, _ := strings.Cut(string(b), ") "); !strings.HasPrefix(rest, state) {
+			return false
+		}
+	}
+	return len(stats) > 0
 }
 
 // stop stops the process, and returns once all of its threads have stopped: until
@@ -198,14 +233,7 @@ func (p *peer) stop() {
 	p.t.Helper()
 	unix.Kill(p.pid(), unix.SIGSTOP)
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
-		stats, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.pid()))
-		stopped := len(stats) > 0
-		for _, s := range stats {
-			b, _ := os.ReadFile(s)
-			_, state, _ := strings.Cut(string(b), ") ")
-			stopped = stopped && strings.HasPrefix(state, "T")
-		}
-		if stopped {
+		if p.threadsAre("T") {
 			return
 		}
 	}

@@ -1,6 +1,6 @@
 // Singleton runs once at a time for each user: a second one says who runs already,
-// and ends. There is no stale lock file after a crash, since what counts is the lock
-// and not the file.
+// and ends. A file left by a crash does not matter, since what counts is the lock and
+// not the file.
 //
 //	go run ./examples/singleton    # in two terminals
 package main
@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/flockctx/flockctx"
@@ -41,15 +42,15 @@ func main() {
 }
 
 // only returns the lock that makes this process the only one, and writes its pid
-// into the file. Where another process has it, the error names that.
+// into the file, for people and for systems other than Linux. Where another process
+// has the lock, the error names that.
 func only(path string) (*flockctx.Flock, error) {
 	l, err := flockctx.TryLock(path, nil)
 	if errors.Is(err, flockctx.ErrLocked) {
-		pid, rerr := os.ReadFile(path)
-		if who := strings.TrimSpace(string(pid)); rerr == nil && who != "" {
+		if who := holder(path); who != "" {
 			return nil, fmt.Errorf("runs already, as pid %s: %w", who, err)
 		}
-		return nil, fmt.Errorf("runs already: %w", err) // and has just begun
+		return nil, fmt.Errorf("runs already: %w", err)
 	}
 	if err != nil {
 		return nil, err
@@ -62,4 +63,21 @@ func only(path string) (*flockctx.Flock, error) {
 		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
+}
+
+// holder returns the pid of the process that has the lock, or "" where that has just
+// begun or ended. The file is the second choice: a holder that has just begun has yet
+// to overwrite what one that crashed left there.
+func holder(path string) string {
+	holders, err := flockctx.Holders(path)
+	if errors.Is(err, errors.ErrUnsupported) {
+		pid, _ := os.ReadFile(path)
+		return strings.TrimSpace(string(pid))
+	}
+	for _, h := range holders {
+		if !h.Waiting && h.PID != 0 {
+			return strconv.Itoa(h.PID)
+		}
+	}
+	return ""
 }

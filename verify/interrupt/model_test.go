@@ -17,8 +17,10 @@ func TestProtocolKeepsItsPromises(t *testing.T) {
 	for _, v := range found {
 		t.Errorf("broken: %s\n\t%s", v.Promise, strings.Join(v.Trace, "\n\t"))
 	}
-	if states < 100 {
-		t.Errorf("only %d states: the model does not move", states)
+	// A change of the model changes the number, in docs/testing.md as well. Many fewer
+	// would mean that the model does not move.
+	if states != 660 {
+		t.Errorf("%d states, want 660", states)
 	}
 }
 

@@ -1,0 +1,212 @@
+package flockctx_test
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"runtime"
+	"testing"
+
+	"github.com/flockctx/flockctx"
+)
+
+func TestLockFile(t *testing.T) {
+	queues := flockctx.Queues()
+	path := tempPath(t)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	must(t, err)
+	defer f.Close()
+	l, err := flockctx.LockFile(t.Context(), f, nil)
+	must(t, err)
+	if l.File() != f || l.Name() != path {
+		t.Errorf("file %v, name %q", l.File(), l.Name())
+	}
+	wantLocked(t, path, flockctx.Options{})
+	_, err = flockctx.TryLockFile(f, nil) // handles on one open file exclude each other, too
+	wantErr(t, err, flockctx.ErrLocked)
+	must(t, l.Unlock())
+	wantFree(t, path, flockctx.Options{})
+	must(t, l.Lock(t.Context()))
+	must(t, l.Close())
+	wantFree(t, path, flockctx.Options{})
+	if _, err := f.Stat(); err != nil {
+		t.Errorf("Close closed the caller's file: %v", err)
+	}
+
+	l, err = flockctx.TryLockFile(f, &flockctx.Options{Remove: true})
+	must(t, err)
+	if runtime.GOOS != "windows" { // which does not remove a file that os.OpenFile has open
+		must(t, os.Remove(path)) // its name does not matter
+	}
+	must(t, l.Convert(t.Context(), flockctx.Shared))
+	must(t, l.Close())
+
+	must(t, f.Close())
+	_, err = flockctx.LockFile(t.Context(), f, nil)
+	wantErr(t, err, fs.ErrClosed)
+	_, err = flockctx.LockFile(t.Context(), nil, nil)
+	wantErr(t, err, fs.ErrInvalid)
+	if n := flockctx.Queues(); n > queues {
+		t.Errorf("%d queues before, %d after", queues, n)
+	}
+}
+
+// Two shared handles on one open file have one lock in the kernel.
+func TestLockFileSharedTwice(t *testing.T) {
+	path := tempPath(t)
+	f, err := os.Create(path)
+	must(t, err)
+	defer f.Close()
+	o := &flockctx.Options{Mode: flockctx.Shared}
+	a, err := flockctx.LockFile(t.Context(), f, o)
+	must(t, err)
+	b, err := flockctx.LockFile(t.Context(), f, o)
+	must(t, err)
+	other := startAgent(t, path, flockctx.Options{})
+	must(t, a.Close())
+	if s := other.do("trylock"); s != "locked" {
+		t.Errorf("while one of two handles holds the lock, another process: %s", s)
+	}
+	must(t, b.Close())
+	other.must("trylock")
+}
+
+func TestClosingTheCallersFileReleasesItsLock(t *testing.T) {
+	for _, mode := range []flockctx.Mode{flockctx.Exclusive, flockctx.Shared} {
+		t.Run(mode.String(), func(t *testing.T) {
+			path := tempPath(t)
+			o := &flockctx.Options{Mode: mode}
+			other := startAgent(t, path, flockctx.Options{})
+			f, err := os.Create(path)
+			must(t, err)
+			l, err := flockctx.LockFile(t.Context(), f, o)
+			must(t, err)
+			must(t, f.Close())
+			wantErr(t, l.Unlock(), fs.ErrClosed)
+			wantErr(t, l.Unlock(), flockctx.ErrNotLocked)
+			wantErr(t, l.Lock(t.Context()), fs.ErrClosed)
+
+			// The same number, another open file: it has to be locked for real.
+			f, err = os.Open(path)
+			must(t, err)
+			defer f.Close()
+			again, err := flockctx.LockFile(t.Context(), f, o)
+			must(t, err)
+			if s := other.do("trylock"); s != "locked" {
+				t.Errorf("another process: %s", s)
+			}
+			must(t, again.Close())
+			other.must("trylock")
+		})
+	}
+}
+
+// The same while LockFile waits: what it is granted then goes with the file, or stays
+// with a child for ever, and is no lock.
+func TestClosingTheCallersFileDuringTheWait(t *testing.T) {
+	for _, mechanism := range mechanisms() {
+		for _, mode := range []flockctx.Mode{flockctx.Exclusive, flockctx.Shared} {
+			for _, wait := range waits {
+				t.Run(fmt.Sprintf("%v,%v,%v", mechanism, mode, wait), func(t *testing.T) {
+					path := tempPath(t)
+					o := flockctx.Options{Mechanism: mechanism, Mode: mode, Wait: wait}
+					holder := startHolder(t, path, flockctx.Options{Mechanism: mechanism})
+					descriptors, queues := countDescriptors(), flockctx.Queues()
+					f, err := os.OpenFile(path, os.O_RDWR, 0)
+					must(t, err)
+					done := async(func() error {
+						l, err := flockctx.LockFile(t.Context(), f, &o)
+						if err == nil {
+							l.Close()
+						}
+						return err
+					})
+					eventually(t, "it waits", func() bool { return flockctx.WaitingOutside() == 1 })
+					must(t, soon(t, async(f.Close), "Close of the file"))
+					holder.must("unlock")
+					err = soon(t, done, "LockFile")
+					wantErr(t, err, fs.ErrClosed)
+					if pathErr, ok := err.(*fs.PathError); !ok || pathErr.Path != path {
+						t.Errorf("%#v, want an *fs.PathError with the path", err)
+					}
+					wantFree(t, path, flockctx.Options{Mechanism: mechanism})
+					if n := countDescriptors(); n > descriptors {
+						t.Errorf("%d descriptors before, %d after", descriptors, n)
+					}
+					if n := flockctx.Queues(); n > queues {
+						t.Errorf("%d queues before, %d after", queues, n)
+					}
+				})
+			}
+		}
+	}
+}
+
+func TestClosingFileOfAHandle(t *testing.T) {
+	path := tempPath(t)
+	l := mustLock(t, path, nil)
+	must(t, l.File().Close())
+	wantErr(t, l.Unlock(), fs.ErrClosed)
+	if l.Locked() {
+		t.Error("still locked")
+	}
+	must(t, l.Lock(t.Context())) // opens it again
+	wantLocked(t, path, flockctx.Options{})
+	must(t, l.Unlock())
+	must(t, l.Lock(t.Context()))
+	must(t, l.File().Close())
+	l.Close()
+	wantFree(t, path, flockctx.Options{})
+}
+
+func TestFile(t *testing.T) {
+	path := tempPath(t)
+	l := newHandle(t, path, nil)
+	if l.File() != nil {
+		t.Error("a file before the first Lock")
+	}
+	must(t, l.Lock(t.Context()))
+	f := l.File()
+	if f == nil || f != l.File() || f.Name() != path {
+		t.Fatalf("File is %v, then %v", f, l.File())
+	}
+	_, err := f.WriteAt([]byte("x"), 0)
+	must(t, err)
+	must(t, l.Unlock())
+	must(t, l.Lock(t.Context()))
+	if l.File() != f {
+		t.Error("another File after Unlock and Lock")
+	}
+	must(t, l.Close())
+	if _, err := f.Write([]byte("x")); !errors.Is(err, fs.ErrClosed) {
+		t.Errorf("after Close: %v", err)
+	}
+}
+
+// A shared borrowed handle that had to wait for another process counts as well.
+func TestLockFileSharedAfterWaiting(t *testing.T) {
+	for _, wait := range waits {
+		path := tempPath(t)
+		holder := startHolder(t, path, flockctx.Options{})
+		f, err := os.Open(path)
+		must(t, err)
+		defer f.Close()
+		o := &flockctx.Options{Mode: flockctx.Shared, Wait: wait}
+		first := async(func() error { _, err := flockctx.LockFile(t.Context(), f, o); return err })
+		var l *flockctx.Flock
+		waiting := async(func() error { var err error; l, err = flockctx.LockFile(t.Context(), f, o); return err })
+		eventually(t, "one waits for the other process", func() bool {
+			return flockctx.WaitingOutside() == 1 && flockctx.Waiters(path, flockctx.BSD) == 1
+		})
+		holder.must("unlock")
+		must(t, soon(t, first, "LockFile"))
+		must(t, soon(t, waiting, "LockFile"))
+		must(t, l.Close())
+		if s := holder.do("trylock"); s != "locked" {
+			t.Errorf("while one of two handles holds the lock, another process: %s", s)
+		}
+		flockctx.CloseHolders()
+		holder.must("trylock")
+	}
+}

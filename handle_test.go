@@ -139,6 +139,7 @@ func raceClose(t *testing.T, l *flockctx.Flock, use func() error) {
 // be closed.
 func TestCloseBesideUnlockAndLock(t *testing.T) {
 	path := tempPath(t)
+	collect() // what other tests forgot, and could hide that something is left
 	descriptors, queues := countDescriptors(), flockctx.Queues()
 	handles := 4000
 	if testing.Short() {
@@ -169,7 +170,7 @@ func TestCloseBesideUnlockAndLock(t *testing.T) {
 	if n := countDescriptors(); n > descriptors {
 		t.Errorf("%d descriptors before, %d after", descriptors, n)
 	}
-	if n := flockctx.Queues(); n != queues {
+	if n := flockctx.Queues(); n > queues {
 		t.Errorf("%d queues before, %d after", queues, n)
 	}
 }
@@ -186,6 +187,7 @@ func TestCloseBesideAConvertThatWaits(t *testing.T) {
 				path := tempPath(t)
 				o := flockctx.Options{Mechanism: mechanism, Mode: flockctx.Shared, Wait: wait}
 				reader := startHolder(t, path, o)
+				collect()
 				descriptors, queues := countDescriptors(), flockctx.Queues()
 				for range handles {
 					l := flockctx.New(path, &o)
@@ -208,7 +210,7 @@ func TestCloseBesideAConvertThatWaits(t *testing.T) {
 				if n := countDescriptors(); n > descriptors {
 					t.Errorf("%d descriptors before, %d after", descriptors, n)
 				}
-				if n := flockctx.Queues(); n != queues {
+				if n := flockctx.Queues(); n > queues {
 					t.Errorf("%d queues before, %d after", queues, n)
 				}
 				reader.must("unlock")

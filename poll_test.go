@@ -235,13 +235,14 @@ func TestContentionAfterABubble(t *testing.T) {
 
 // The cleanup of a forgotten handle runs outside of the bubble that it was of.
 func TestForgottenHandleOfABubble(t *testing.T) {
+	collect() // what other tests forgot, and could hide that something is left
 	queues, descriptors := flockctx.Queues(), countDescriptors()
 	for range 5 {
 		contendInABubble(t, tempPath(t))
 	}
 	eventually(t, "the descriptors are given back", func() bool {
 		runtime.GC()
-		return flockctx.Queues() == queues && countDescriptors() <= descriptors
+		return flockctx.Queues() <= queues && countDescriptors() <= descriptors
 	})
 }
 

@@ -49,6 +49,7 @@ func TestTrap15CollectorKeepsAHeldLock(t *testing.T) {
 // Trap 15, the other side: an unlocked, forgotten handle gives its descriptor back.
 func TestTrap15CollectorClosesAnUnlockedHandle(t *testing.T) {
 	dir := t.TempDir()
+	collect() // what other tests forgot
 	before, queues := countDescriptors(), flockctx.Queues()
 	func() {
 		for i := range 50 {
@@ -69,7 +70,7 @@ func TestTrap15CollectorClosesAnUnlockedHandle(t *testing.T) {
 	}()
 	eventually(t, "the descriptors are given back", func() bool {
 		runtime.GC()
-		return countDescriptors() <= before && flockctx.Queues() == queues
+		return countDescriptors() <= before && flockctx.Queues() <= queues
 	})
 }
 

@@ -169,7 +169,7 @@ func TestCloseBesideUnlockAndLock(t *testing.T) {
 	if n := countDescriptors(); n > descriptors {
 		t.Errorf("%d descriptors before, %d after", descriptors, n)
 	}
-	if n := flockctx.Queues(); n != queues {
+	if n := flockctx.Queues(); n > queues { // less: what other tests forgot was collected
 		t.Errorf("%d queues before, %d after", queues, n)
 	}
 }
@@ -208,7 +208,7 @@ func TestCloseBesideAConvertThatWaits(t *testing.T) {
 				if n := countDescriptors(); n > descriptors {
 					t.Errorf("%d descriptors before, %d after", descriptors, n)
 				}
-				if n := flockctx.Queues(); n != queues {
+				if n := flockctx.Queues(); n > queues { // less: what other tests forgot was collected
 					t.Errorf("%d queues before, %d after", queues, n)
 				}
 				reader.must("unlock")

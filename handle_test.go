@@ -170,7 +170,7 @@ func TestCloseBesideUnlockAndLock(t *testing.T) {
 	if n := countDescriptors(); n > descriptors {
 		t.Errorf("%d descriptors before, %d after", descriptors, n)
 	}
-	if n := flockctx.Queues(); n > queues {
+	if n := flockctx.Queues(); n > queues { // less: what other tests forgot was collected
 		t.Errorf("%d queues before, %d after", queues, n)
 	}
 }
@@ -210,7 +210,7 @@ func TestCloseBesideAConvertThatWaits(t *testing.T) {
 				if n := countDescriptors(); n > descriptors {
 					t.Errorf("%d descriptors before, %d after", descriptors, n)
 				}
-				if n := flockctx.Queues(); n > queues {
+				if n := flockctx.Queues(); n > queues { // less: what other tests forgot was collected
 					t.Errorf("%d queues before, %d after", queues, n)
 				}
 				reader.must("unlock")

@@ -54,7 +54,7 @@ func TestReadme(t *testing.T) {
 func main() {
 ` + calls.String() + "}\n"
 	var imports strings.Builder
-	for _, path := range []string{"context", "errors", "fmt", "io", "strconv", "time", "github.com/flockctx/flockctx"} {
+	for _, path := range []string{"context", "errors", "fmt", "io", "os", "strconv", "time", "github.com/flockctx/flockctx"} {
 		if strings.Contains(program, path[strings.LastIndex(path, "/")+1:]+".") {
 			fmt.Fprintf(&imports, "import %q\n", path)
 		}

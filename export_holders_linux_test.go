@@ -1,3 +1,5 @@
+//go:build linux
+
 package flockctx
 
 // ParsedLock is what the parser makes of a line.

@@ -1,3 +1,5 @@
+//go:build linux
+
 package flockctx_test
 
 import (
@@ -9,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -137,6 +140,8 @@ func lockerCommand(args []string) error {
 		return c
 	}
 	switch verb {
+	case "wait-crowd":
+		return crowd(path)
 	case "flock", "wait-flock":
 		err = unix.Flock(fd, unix.LOCK_EX)
 	case "flock-shared":
@@ -169,6 +174,26 @@ func lockerCommand(args []string) error {
 	return f.Close()
 }
 
+// crowdSize is how many wait in a crowd: so many that their entry in /proc/locks is
+// larger than 64 KiB.
+const crowdSize = 400
+
+// crowd waits for the lock with as many threads, for ever.
+func crowd(path string) error {
+	failed := make(chan error)
+	for range crowdSize {
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		go func() {
+			failed <- unix.Flock(int(f.Fd()), unix.LOCK_EX)
+			runtime.KeepAlive(f)
+		}()
+	}
+	return <-failed
+}
+
 func holders(t *testing.T, path string) []flockctx.Holder {
 	t.Helper()
 	hs, err := flockctx.Holders(path)
@@ -198,7 +223,7 @@ func eventualHolders(t *testing.T, path string, want func([]flockctx.Holder) boo
 			return hs
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("Holders stay %+v", hs)
+			t.Fatalf("Holders stay %.2000s", fmt.Sprintf("%+v", hs))
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
@@ -437,6 +462,35 @@ func TestHoldersWaiters(t *testing.T) {
 				t.Errorf("processes %v wait; want %v", pids, want)
 			}
 		})
+	}
+}
+
+// The kernel's entry of the lock is larger than what is read at once.
+func TestHoldersCrowd(t *testing.T) {
+	path, other := newFile(t), newFile(t)
+	for _, p := range []string{path, other} {
+		l, err := flockctx.TryLock(p, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+	}
+	a := startLocker(t, "wait-crowd", path)
+	hs := eventualHolders(t, path, func(hs []flockctx.Holder) bool { return waiters(hs) == crowdSize })
+	if len(hs) != crowdSize+1 {
+		t.Errorf("%d entries; want %d", len(hs), crowdSize+1)
+	}
+	for i, h := range hs {
+		want := a.pid
+		if i == 0 {
+			want = os.Getpid()
+		}
+		if h.PID != want || h.Waiting != (i > 0) || h.Waiting && h.WaitsFor != os.Getpid() {
+			t.Errorf("entry %d: %+v; want process %d", i, h, want)
+		}
+	}
+	if h := one(t, other); h.PID != os.Getpid() {
+		t.Errorf("the other file: %+v", h)
 	}
 }
 

@@ -15,16 +15,15 @@ import (
 // while it is read can lack entries: so of each file that is believed which two
 // readings agree on.
 func readLocks(of *subject) (es []procEntry, err error) {
-	type file struct{ dev, ino uint64 }
-	read := func() (map[file][]procEntry, error) {
+	read := func() (map[inode][]procEntry, error) {
 		table, err := readTable()
 		if err != nil {
 			return nil, err
 		}
-		files := make(map[file][]procEntry)
+		files := make(map[inode][]procEntry)
 		for _, e := range table {
-			if of == nil || e.dev == of.dev && e.ino == of.ino {
-				files[file{e.dev, e.ino}] = append(files[file{e.dev, e.ino}], e)
+			if of == nil || e.inode == of.node {
+				files[e.inode] = append(files[e.inode], e)
 			}
 		}
 		return files, nil
@@ -33,7 +32,7 @@ func readLocks(of *subject) (es []procEntry, err error) {
 	if err != nil {
 		return nil, err
 	}
-	settled := make(map[file]bool)
+	settled := make(map[inode]bool)
 	for range 5 {
 		now, err := read()
 		if err != nil {

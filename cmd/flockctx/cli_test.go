@@ -247,12 +247,17 @@ func TestCompletion(t *testing.T) {
 	complete := func(words ...string) []string {
 		t.Helper()
 		script := `. completions/flockctx.bash; COMP_WORDS=("$@"); COMP_CWORD=$(($#-1)); COMP_LINE="$*"; COMP_POINT=${#COMP_LINE}
+_command_offset() { COMPREPLY=("offset:$1"); }
 _flockctx flockctx "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}"; printf '%s\n' "${COMPREPLY[@]}"`
 		out, err := exec.Command("bash", append([]string{"-c", script, "bash"}, words...)...).CombinedOutput()
 		if err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
-		return strings.Fields(string(out))
+		return strings.Split(strings.TrimSpace(string(out)), "\n")
+	}
+	spaced := filepath.Join(t.TempDir(), "a file")
+	if err := os.WriteFile(spaced, nil, 0o600); err != nil {
+		t.Fatal(err)
 	}
 	for _, c := range []struct {
 		words []string
@@ -266,6 +271,16 @@ _flockctx flockctx "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}"; pr
 		{[]string{"flockctx", "-w", ""}, []string{"0", "1", "10", "60"}},
 		{[]string{"flockctx", "f", "--comm"}, []string{"--command"}},
 		{[]string{"flockctx", "f", "setpri"}, []string{"setpriv"}},
+		{[]string{"flockctx", "-w", "5", "x.lock", "git", "ch"}, []string{"offset:4"}},
+		{[]string{"flockctx", "--wait", "=", "5", "setpri"}, []string{""}},
+		{[]string{"flockctx", "--wait", "=", "5", "f", "setpri"}, []string{"setpriv"}},
+		{[]string{"flockctx", "-nw", "5", "main.g"}, []string{"main.go"}},
+		{[]string{"flockctx", "--also", "=", "main.g"}, []string{"main.go"}},
+		{[]string{"flockctx", "--fd", "9", "--exc"}, []string{"--exclusive"}},
+		{[]string{"flockctx", "--fd", "9", "-n", "setpri"}, []string{"setpriv"}},
+		{[]string{"flockctx", "--fd", "9", "git", "ch"}, []string{"offset:3"}},
+		{[]string{"flockctx", "--", "-f", "setpri"}, []string{"setpriv"}},
+		{[]string{"flockctx", strings.TrimSuffix(spaced, "file")}, []string{spaced}},
 	} {
 		if got := complete(c.words...); !slices.Equal(slices.Compact(got), c.want) {
 			t.Errorf("%q: %q; want %q", c.words, got, c.want)

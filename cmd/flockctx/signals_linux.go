@@ -13,11 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fatal are the signals that end a process which does not expect them. (SIGPROF and
-// SIGPIPE are Go's own, and so are those that a fault of the program causes.)
+// fatal are the signals that end a process which does not expect them. (SIGPIPE and those
+// that a fault of the program causes are left to Go's runtime.)
 var fatal = []os.Signal{
 	unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGQUIT, unix.SIGABRT, unix.SIGTRAP, unix.SIGSYS,
-	unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGVTALRM, unix.SIGXCPU, unix.SIGXFSZ, unix.SIGIO, unix.SIGPWR,
+	unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGVTALRM, unix.SIGPROF, unix.SIGXCPU, unix.SIGXFSZ, unix.SIGIO, unix.SIGPWR,
 }
 
 // dieByDefault makes the kernel end the process by those signals, as it does with

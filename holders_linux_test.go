@@ -714,7 +714,7 @@ func alike(t *testing.T, a, b string) {
 		os.Chmod(d, 0o755)
 	}
 	os.Chmod(b, 0o666)
-	cmd := asNobody(t, newCommand(t, "locker", []string{"look-beside", b, a}))
+	cmd := asAnotherUser(t, newCommand(t, "locker", []string{"look-beside", b, a}))
 	out, err := cmd.Output()
 	if errors.Is(err, fs.ErrPermission) {
 		t.Logf("SKIP: another user may not enter %s", os.TempDir())
@@ -925,8 +925,8 @@ func holdersInNamespace(t *testing.T) {
 	}
 }
 
-// asNobody makes cmd, which runs the test binary, one of another user.
-func asNobody(t *testing.T, cmd *exec.Cmd) *exec.Cmd {
+// asAnotherUser makes cmd, which runs the test binary, one of another user.
+func asAnotherUser(t *testing.T, cmd *exec.Cmd) *exec.Cmd {
 	t.Helper()
 	exe, err := os.ReadFile("/proc/self/exe")
 	if err != nil {
@@ -959,7 +959,7 @@ func TestHoldersOfAnotherUser(t *testing.T) {
 	for _, verb := range []string{"flock", "posix"} {
 		l := startLocker(t, verb, path)
 		l.expect("locked")
-		out, err := asNobody(t, newCommand(t, "locker", []string{"look", path})).Output()
+		out, err := asAnotherUser(t, newCommand(t, "locker", []string{"look", path})).Output()
 		if err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}

@@ -108,8 +108,9 @@ func width(f *os.File) int {
 // as that of a shell that shows its prompt. One that is not the controlling terminal
 // has no jobs.
 func inBackground(f *os.File) bool {
-	group, err := unix.IoctlGetInt(int(f.Fd()), unix.TIOCGPGRP)
-	return err == nil && group != unix.Getpgrp()
+	foreground, err := unix.IoctlGetInt(int(f.Fd()), unix.TIOCGPGRP)
+	own, oerr := unix.Getpgid(0)
+	return err == nil && oerr == nil && foreground != own
 }
 
 func device(dev uint64) (major, minor uint32) { return unix.Major(dev), unix.Minor(dev) }

@@ -196,6 +196,9 @@ func (l *lock) several(ctx context.Context) int {
 	}
 	create := func() error {
 		for _, p := range paths {
+			if _, err := os.Stat(p); !errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
 			f, err := l.openFile(p)
 			if err != nil {
 				return err

@@ -386,14 +386,14 @@ func shell() string {
 
 // search returns the files that execvp(3) would try for a command.
 func search(name string) (found []string) {
-	if strings.ContainsAny(name, "/"+string(filepath.Separator)) || name == "" {
-		return []string{name}
-	}
 	if filepath.Separator != '/' { // no execvp(3) either
 		if p, err := exec.LookPath(name); err == nil || errors.Is(err, exec.ErrDot) {
 			found = append(found, p)
 		}
 		return found
+	}
+	if strings.ContainsRune(name, '/') || name == "" {
+		return []string{name}
 	}
 	path, ok := os.LookupEnv("PATH")
 	if !ok {

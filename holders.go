@@ -2,6 +2,7 @@ package flockctx
 
 import (
 	"cmp"
+	"io/fs"
 	"slices"
 )
 
@@ -55,22 +56,31 @@ type Holder struct {
 // without the kernel knowing, because another goroutine is in their way or because
 // they poll, are among those that wait; such goroutines of other processes are not.
 //
+// A lock is reported without a PID where no process that may be looked at has its
+// descriptor: that of another user's process, one in flight through a socket, of
+// the kernel's own, as for NFS clients, or kept by a mapping alone. On btrfs and
+// overlayfs, where the kernel's table of locks has the same numbers for several
+// files, such a lock may be on another one of those.
+//
 // An error is an [*fs.PathError]. On systems other than Linux, and where there is
-// no /proc for this PID namespace, it matches [errors.ErrUnsupported].
+// no /proc for this PID namespace or it lacks the table of locks, it matches
+// [errors.ErrUnsupported].
 func Holders(path string) ([]Holder, error) {
 	hs, err := sysHolders(path, false)
 	if err != nil {
-		return nil, pathError("list the holders of", path, err)
+		// Not with pathError: the error may be one of a file below /proc, and is to
+		// name it.
+		return nil, &fs.PathError{Op: "list the holders of", Path: path, Err: err}
 	}
 	return hs, nil
 }
 
 // AllHolders returns what Holders returns, for all locks on all files, sorted by
-// path.
+// path. An error is as that of Holders.
 func AllHolders() ([]Holder, error) {
 	hs, err := sysHolders("", true)
 	if err != nil {
-		return nil, pathError("list", "locks", err)
+		return nil, &fs.PathError{Op: "list", Path: "/proc/locks", Err: err}
 	}
 	return hs, nil
 }

@@ -1,3 +1,5 @@
+//go:build linux
+
 package flockctx_test
 
 import (
@@ -6,9 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -102,6 +106,21 @@ func lockerCommand(args []string) error {
 		io.Copy(io.Discard, os.Stdin)
 		return nil
 	}
+	if verb == "look-beside" { // with an equal lock on a file with the same numbers
+		f, err := os.Open(path)
+		if errors.Is(err, fs.ErrPermission) {
+			fmt.Println("closed")
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB); err != nil {
+			return err
+		}
+		verb, path = "look", args[2]
+	}
 	if verb == "look" { // as a user who may not open it
 		hs, err := flockctx.Holders(path)
 		for _, h := range hs {
@@ -137,6 +156,10 @@ func lockerCommand(args []string) error {
 		return c
 	}
 	switch verb {
+	case "toggle", "toggle-ofd":
+		return toggle(f, verb == "toggle-ofd")
+	case "wait-crowd":
+		return crowd(path)
 	case "flock", "wait-flock":
 		err = unix.Flock(fd, unix.LOCK_EX)
 	case "flock-shared":
@@ -169,6 +192,60 @@ func lockerCommand(args []string) error {
 	return f.Close()
 }
 
+// toggle takes and releases the lock until its standard input ends.
+func toggle(f *os.File, ofd bool) error {
+	done := make(chan struct{})
+	go func() {
+		io.Copy(io.Discard, os.Stdin)
+		close(done)
+	}()
+	for first := true; ; first = false {
+		for _, unlock := range []bool{false, true} {
+			how, kind := unix.LOCK_EX, int16(unix.F_WRLCK)
+			if unlock {
+				how, kind = unix.LOCK_UN, unix.F_UNLCK
+			}
+			var err error
+			if ofd {
+				err = unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLKW, &unix.Flock_t{Type: kind})
+			} else {
+				err = unix.Flock(int(f.Fd()), how)
+			}
+			if err != nil {
+				return err
+			}
+			if first && !unlock {
+				fmt.Println("locked")
+			}
+		}
+		select {
+		case <-done:
+			return nil
+		default:
+		}
+	}
+}
+
+// crowdSize is how many wait in a crowd: so many that their entry in /proc/locks is
+// larger than 64 KiB.
+const crowdSize = 400
+
+// crowd waits for the lock with as many threads, for ever.
+func crowd(path string) error {
+	failed := make(chan error)
+	for range crowdSize {
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		go func() {
+			failed <- unix.Flock(int(f.Fd()), unix.LOCK_EX)
+			runtime.KeepAlive(f)
+		}()
+	}
+	return <-failed
+}
+
 func holders(t *testing.T, path string) []flockctx.Holder {
 	t.Helper()
 	hs, err := flockctx.Holders(path)
@@ -198,7 +275,7 @@ func eventualHolders(t *testing.T, path string, want func([]flockctx.Holder) boo
 			return hs
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("Holders stay %+v", hs)
+			t.Fatalf("Holders stay %.2000s", fmt.Sprintf("%+v", hs))
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
@@ -440,6 +517,35 @@ func TestHoldersWaiters(t *testing.T) {
 	}
 }
 
+// The kernel's entry of the lock is larger than what is read at once.
+func TestHoldersCrowd(t *testing.T) {
+	path, other := newFile(t), newFile(t)
+	for _, p := range []string{path, other} {
+		l, err := flockctx.TryLock(p, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+	}
+	a := startLocker(t, "wait-crowd", path)
+	hs := eventualHolders(t, path, func(hs []flockctx.Holder) bool { return waiters(hs) == crowdSize })
+	if len(hs) != crowdSize+1 {
+		t.Errorf("%d entries; want %d", len(hs), crowdSize+1)
+	}
+	for i, h := range hs {
+		want := a.pid
+		if i == 0 {
+			want = os.Getpid()
+		}
+		if h.PID != want || h.Waiting != (i > 0) || h.Waiting && h.WaitsFor != os.Getpid() {
+			t.Errorf("entry %d: %+v; want process %d", i, h, want)
+		}
+	}
+	if h := one(t, other); h.PID != os.Getpid() {
+		t.Errorf("the other file: %+v", h)
+	}
+}
+
 // One goroutine of this process waits in the kernel or polls, the others where the
 // kernel does not see them. Each counts once.
 func TestHoldersWaitersInThisProcess(t *testing.T) {
@@ -509,10 +615,12 @@ func TestHoldersWaitersOnOneHandle(t *testing.T) {
 	wg.Wait()
 }
 
-// A lock whose descriptor was closed lives on in a mapping of the file. No process
-// can be told to have it.
-func TestHoldersMapped(t *testing.T) {
-	path := newFile(t)
+func TestHoldersMapped(t *testing.T) { mapped(t, newFile(t)) }
+
+// A lock whose descriptor was closed lives on in a mapping of the file, unless the
+// mapping is of another file, as on overlayfs. No process can be told to have it.
+func mapped(t *testing.T, path string) {
+	t.Helper()
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -525,14 +633,99 @@ func TestHoldersMapped(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.Close()
-	if h := one(t, path); h.PID != 0 || h.Command != "" || h.Locker != os.Getpid() {
-		t.Errorf("got %+v; want no PID, and this process as locker", h)
+	other, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
 	}
+	switch err := unix.Flock(int(other.Fd()), unix.LOCK_EX|unix.LOCK_NB); err {
+	case unix.EWOULDBLOCK:
+		if h := one(t, path); h.PID != 0 || h.Command != "" || h.Locker != os.Getpid() {
+			t.Errorf("got %+v; want no PID, and this process as locker", h)
+		}
+	case nil:
+		t.Log("the lock went with the descriptor")
+	default:
+		t.Fatal(err)
+	}
+	other.Close()
 	if err := unix.Munmap(m); err != nil {
 		t.Fatal(err)
 	}
 	if hs := holders(t, path); len(hs) != 0 {
 		t.Errorf("after unmapping: %+v", hs)
+	}
+}
+
+// Where a lock is handed on all the time, the survey is never that of one moment.
+// Still there is one holder at most.
+func TestHoldersHandedOn(t *testing.T) {
+	for _, verb := range []string{"toggle", "toggle-ofd"} {
+		t.Run(verb, func(t *testing.T) {
+			path := newFile(t)
+			for range 4 {
+				startLocker(t, verb, path).expect("locked")
+			}
+			for range 100 {
+				var holding []flockctx.Holder
+				for _, h := range holders(t, path) {
+					if !h.Waiting {
+						holding = append(holding, h)
+					}
+				}
+				if len(holding) > 1 {
+					t.Fatalf("%d hold an exclusive lock: %+v", len(holding), holding)
+				}
+			}
+		})
+	}
+}
+
+// Equal locks on two files that have the same numbers in the kernel's table.
+func alike(t *testing.T, a, b string) {
+	t.Helper()
+	pa, pb := startLocker(t, "ofd", a), startLocker(t, "ofd", b)
+	pa.expect("locked")
+	pb.expect("locked")
+	w := startLocker(t, "wait-ofd", b)
+	hs := eventualHolders(t, b, func(hs []flockctx.Holder) bool { return waiters(hs) > 0 })
+	if len(hs) != 2 || hs[0].PID != pb.pid || hs[1].PID != w.pid || hs[1].WaitsFor != pb.pid {
+		t.Errorf("%s: %+v; want %d, and %d waiting", b, hs, pb.pid, w.pid)
+	}
+	if h := one(t, a); h.PID != pa.pid || h.Waiting {
+		t.Errorf("%s: %+v; want %d", a, h, pa.pid)
+	}
+	all, err := flockctx.AllHolders()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range all {
+		if h.Waiting && h.PID == w.pid && (h.Path != b || h.WaitsFor != pb.pid) {
+			t.Errorf("AllHolders: %+v; want it to wait for %d", h, pb.pid)
+		}
+	}
+	w.stop()
+	pb.stop()
+
+	// A lock that no descriptor explains, beside one that another file's does.
+	pb = startLocker(t, "flock", b)
+	pb.expect("locked")
+	pa.stop()
+	mapped(t, a)
+	pb.stop()
+
+	// To another user all processes but its own are closed books.
+	for d := filepath.Dir(a); d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
+		os.Chmod(d, 0o755)
+	}
+	os.Chmod(b, 0o666)
+	cmd := asAnotherUser(newCommand(t, "locker", []string{"look-beside", b, a}))
+	out, err := cmd.Output()
+	if strings.Contains(string(out), "closed") {
+		t.Logf("SKIP: another user may not enter %s", os.TempDir())
+		return
+	}
+	if err != nil || strings.Contains(string(out), "locker "+strconv.Itoa(cmd.Process.Pid)) {
+		t.Errorf("its own lock is on the other file: %v: %s", err, out)
 	}
 }
 
@@ -635,6 +828,11 @@ func TestHoldersFileSystems(t *testing.T) {
 		}
 		mount(t, merged, "-t", "overlay", "-o", "lowerdir="+dir+"/lower,upperdir="+dir+"/upper,workdir="+dir+"/work", "overlay")
 		check(t, filepath.Join(merged, "a"), filepath.Join(merged, "b"))
+		path := filepath.Join(merged, "mapped")
+		if err := os.WriteFile(path, []byte("0123456789"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		mapped(t, path)
 	})
 	t.Run("btrfs", func(t *testing.T) {
 		image, dir := filepath.Join(t.TempDir(), "image"), t.TempDir()
@@ -644,7 +842,8 @@ func TestHoldersFileSystems(t *testing.T) {
 		run(t, "btrfs", "subvolume", "create", dir+"/one")
 		run(t, "btrfs", "subvolume", "create", dir+"/two")
 		a, b := filepath.Join(dir, "one", "x"), filepath.Join(dir, "two", "x")
-		check(t, a, b) // both are inode 257 of the device
+		t.Run("each", func(t *testing.T) { check(t, a, b) }) // both are inode 257 of the device
+		t.Run("alike", func(t *testing.T) { alike(t, a, b) })
 	})
 }
 
@@ -704,9 +903,38 @@ func holdersInNamespace(t *testing.T) {
 	if !hs[1].Waiting || hs[1].PID != w.pid || hs[1].WaitsFor != child {
 		t.Errorf("waiting for it: %+v; want process %d", hs, w.pid)
 	}
+	all, err := flockctx.AllHolders()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all = slices.DeleteFunc(all, func(h flockctx.Holder) bool { return h.Path != path })
+	if fmt.Sprint(all) != fmt.Sprint(hs) {
+		t.Errorf("AllHolders has\n%+v, Holders\n%+v", all, hs)
+	}
 	w.stop()
 	l.stdin.Close()
 	eventualHolders(t, path, func(hs []flockctx.Holder) bool { return len(hs) == 0 })
+
+	// A /proc without the table, as containers may have it.
+	if err := unix.Mount("proc", "/proc", "proc", 0, "subset=pid"); err != nil {
+		t.Logf("SKIP: a /proc without /proc/locks: %v", err)
+		return
+	}
+	_, err = flockctx.Holders(path)
+	if !errors.Is(err, errors.ErrUnsupported) || errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "/proc/locks") {
+		t.Errorf("without /proc/locks: %v; want %v and its name", err, errors.ErrUnsupported)
+	}
+	if _, err = flockctx.AllHolders(); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("AllHolders without /proc/locks: %v; want %v", err, errors.ErrUnsupported)
+	}
+}
+
+// asAnotherUser makes cmd, which runs the test binary, one of another user.
+func asAnotherUser(cmd *exec.Cmd) *exec.Cmd {
+	cmd.Path = "/proc/self/exe" // the binary's directory may be closed to that user
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	return cmd
 }
 
 // As another user, a process that may not be looked at is not named, and its lock
@@ -716,26 +944,13 @@ func TestHoldersOfAnotherUser(t *testing.T) {
 		t.Skip("SKIP: becoming another user needs root")
 	}
 	path := newFile(t)
-	dir := t.TempDir()
-	exe, err := os.ReadFile("/proc/self/exe")
-	if err != nil {
-		t.Fatal(err)
-	}
-	copied := filepath.Join(dir, "test")
-	if err := os.WriteFile(copied, exe, 0o755); err != nil {
-		t.Fatal(err)
-	}
 	for d := filepath.Dir(path); d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
 		os.Chmod(d, 0o755)
 	}
 	for _, verb := range []string{"flock", "posix"} {
 		l := startLocker(t, verb, path)
 		l.expect("locked")
-		cmd := exec.Command(copied, "look", path)
-		cmd.Dir = "/"
-		cmd.Env = append(os.Environ(), commandEnv+"=locker")
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
-		out, err := cmd.CombinedOutput()
+		out, err := asAnotherUser(newCommand(t, "locker", []string{"look", path})).Output()
 		if err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
@@ -769,10 +984,10 @@ func TestParseLock(t *testing.T) {
 		got = append(got, fmt.Sprint(e))
 	}
 	want := []string{ // mechanism, mode, pid, device, inode, start, length
-		"{{0 0 15629 65024 9978689 0 0} [{0 1 15630 65024 9978689 0 0} {0 0 15631 65024 9978689 0 0}]}",
-		"{{2 1 7 42 12 10 10} []}",
-		"{{1 0 -1 65024 5 0 0} [{1 0 -1 65024 5 0 1}]}",
-		"{{3 1 9 65024 6 0 0} [{3 0 10 65024 6 0 0}]}",
+		"{{0 0 15629 {65024 9978689} 0 0} [{0 1 15630 {65024 9978689} 0 0} {0 0 15631 {65024 9978689} 0 0}]}",
+		"{{2 1 7 {42 12} 10 10} []}",
+		"{{1 0 -1 {65024 5} 0 0} [{1 0 -1 {65024 5} 0 1}]}",
+		"{{3 1 9 {65024 6} 0 0} [{3 0 10 {65024 6} 0 0}]}",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

@@ -1,3 +1,5 @@
+//go:build linux
+
 package flockctx
 
 import (
@@ -73,6 +75,19 @@ func (p *process) link(name string) string {
 		return ""
 	}
 	return string(b[:n])
+}
+
+// fdinfo is empty where it may not be read, or is gone.
+func (p *process) fdinfo(fd string) fdinfo {
+	text, _ := p.read("fdinfo/" + fd)
+	return parseFdinfo(text)
+}
+
+// deviceOf returns the device of a file system that the process has mounted, or 0.
+func (p *process) deviceOf(mount int) uint64 {
+	text, _ := p.read("mountinfo")
+	dev, _ := mountDevice(text, mount)
+	return dev
 }
 
 // command returns the command line, or the name in brackets where there is none.

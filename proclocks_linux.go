@@ -1,3 +1,5 @@
+//go:build linux
+
 package flockctx
 
 import (
@@ -15,11 +17,24 @@ import (
 //
 // Equal values are locks that the kernel's tables do not tell apart.
 type procLock struct {
-	mechanism     Mechanism
-	mode          Mode
-	pid           int // 0 or less where the kernel does not say
-	dev, ino      uint64
+	mechanism Mechanism
+	mode      Mode
+	pid       int // 0 or less where the kernel does not say
+	inode
 	start, length int64
+}
+
+// conflicts reports whether two processes cannot have the locks a and b on one file
+// at the same time.
+func (a procLock) conflicts(b procLock) bool {
+	kin := a.mechanism == b.mechanism || a.mechanism == POSIX && b.mechanism == OFD || a.mechanism == OFD && b.mechanism == POSIX
+	return kin && a.mechanism != Lease && (a.mode == Exclusive || b.mode == Exclusive) &&
+		overlap(a.start, a.length, b.start, b.length)
+}
+
+// overlap reports whether two ranges have a byte in common.
+func overlap(start1, length1, start2, length2 int64) bool {
+	return (length1 == 0 || start2-start1 < length1) && (length2 == 0 || start1-start2 < length2)
 }
 
 // A procEntry is a lock in /proc/locks with its waiters, in their order.
@@ -70,7 +85,7 @@ func parseLock(line string) (l procLock, id int64, waiting, ok bool) {
 		if err1 != nil || err2 != nil || err3 != nil {
 			return l, 0, false, false
 		}
-		l.dev, l.ino = unix.Mkdev(uint32(major), uint32(minor)), ino
+		l.inode = inode{unix.Mkdev(uint32(major), uint32(minor)), ino}
 	} else if !waiting {
 		return l, 0, false, false
 	}
@@ -99,7 +114,7 @@ func parseLocks(text string) (es []procEntry) {
 			last = id
 		case id == last:
 			e := &es[len(es)-1]
-			l.dev, l.ino = e.dev, e.ino
+			l.inode = e.inode
 			e.waiters = append(e.waiters, l)
 		}
 	}

@@ -1,3 +1,5 @@
+//go:build linux
+
 package flockctx
 
 import (
@@ -20,20 +22,28 @@ type sleeper struct {
 	exact         bool // mode, start and length are known
 }
 
-// identifySleepers finds the processes of those who wait where the table does not
-// name them: for OFD locks, and in a PID namespace where it hides the lock.
-func (s *survey) identifySleepers(waiting, holding []Holder, places map[fileID]Holder) []Holder {
-	hidden := !initNamespace()
-	if !hidden && !slices.ContainsFunc(waiting, func(h Holder) bool { return h.PID == 0 }) {
-		return waiting
-	}
-	unnamed := 0
-	for _, h := range waiting {
-		if h.PID == 0 && h.Mechanism == OFD {
-			unnamed++
+// waitsAs reports whether the thread can be the one that l waits for.
+func (sl *sleeper) waitsAs(l procLock) bool {
+	return sl.exact && sl.mechanism == l.mechanism && sl.mode == l.mode && sl.start == l.start && sl.length == l.length &&
+		(l.pid <= 0 || l.pid == sl.pid)
+}
+
+// sleepers returns the threads that wait, where the table does not tell enough: it
+// does not name who waits for OFD locks, hides some in a PID namespace, and does not
+// tell files with the same numbers apart.
+func (s *survey) sleepers() (sleepers []sleeper) {
+	unnamed, needed := 0, !initNamespace()
+	for _, e := range s.entries {
+		for _, w := range e.waiters {
+			needed = needed || w.pid <= 0 || len(s.files[e.inode]) > 1
+			if w.pid <= 0 && w.mechanism == OFD {
+				unnamed++
+			}
 		}
 	}
-	var sleepers []sleeper
+	if !needed {
+		return nil
+	}
 	// A thread is in the table before it sleeps, and until then its system call is
 	// not told.
 	for pause := time.Millisecond; ; pause *= 2 {
@@ -48,13 +58,22 @@ func (s *survey) identifySleepers(waiting, holding []Holder, places map[fileID]H
 			}
 		}
 		if found >= unnamed || s.blind || pause > 8*time.Millisecond {
-			break
+			return sleepers
 		}
 		time.Sleep(pause)
 	}
-	take := func(h Holder, fits func(sleeper) bool) (pid int) {
+}
+
+// identifySleepers finds the processes of those who wait where the table does not
+// name them: for OFD locks, and in a PID namespace where it hides the lock.
+func identifySleepers(waiting, holding []sighting, sleepers []sleeper, places map[fileID]Holder, blind bool) []sighting {
+	hidden := !initNamespace()
+	if !hidden && !slices.ContainsFunc(waiting, func(h sighting) bool { return h.PID == 0 }) {
+		return waiting
+	}
+	take := func(h sighting, fits func(sleeper) bool) (pid int) {
 		i := slices.IndexFunc(sleepers, func(sl sleeper) bool {
-			return sl.mechanism == h.Mechanism && places[sl.file].Path == h.Path && fits(sl)
+			return sl.mechanism == h.Mechanism && sl.file == h.file && fits(sl)
 		})
 		if i < 0 {
 			return 0
@@ -84,13 +103,13 @@ func (s *survey) identifySleepers(waiting, holding []Holder, places map[fileID]H
 		// Those whose memory may not be read: only where it must be this process.
 		one := 0
 		if !slices.ContainsFunc(sleepers, func(sl sleeper) bool {
-			ok := !sl.exact && sl.mechanism == h.Mechanism && places[sl.file].Path == h.Path
+			ok := !sl.exact && sl.mechanism == h.Mechanism && sl.file == h.file
 			other := ok && one != 0 && one != sl.pid
 			if ok {
 				one = sl.pid
 			}
 			return other
-		}) && !s.blind {
+		}) && !blind {
 			h.PID = take(*h, func(sl sleeper) bool { return !sl.exact })
 		}
 	}
@@ -99,7 +118,7 @@ func (s *survey) identifySleepers(waiting, holding []Holder, places map[fileID]H
 			if !sl.exact {
 				continue
 			}
-			h := places[sl.file]
+			h := sighting{places[sl.file], sl.file}
 			h.PID, h.Waiting = sl.pid, true
 			h.Mode, h.Mechanism, h.Start, h.Length = sl.mode, sl.mechanism, sl.start, sl.length
 			h.WaitsFor = inTheWay(h, holding)

@@ -180,14 +180,14 @@ func TestFileSystems(t *testing.T) {
 			})
 			// On FUSE they wait for ever to see a thread wait in the kernel.
 			if *fullFlag && !strings.HasPrefix(kind.name, "fuse") {
-				t.Run("the tests of the root package", func(t *testing.T) { rootTests(t, dir, kind.name) })
+				t.Run("the tests of the root package", func(t *testing.T) { rootTests(t, dir) })
 			}
 		})
 	}
 }
 
 // rootTests runs the tests of the root package with their files in dir.
-func rootTests(t *testing.T, dir, kind string) {
+func rootTests(t *testing.T, dir string) {
 	exe := filepath.Join(t.TempDir(), "root.test")
 	build := exec.Command("go", "test", "-c", "-o", exe, ".")
 	build.Dir = ".."
@@ -196,10 +196,7 @@ func rootTests(t *testing.T, dir, kind string) {
 	}
 	// The first needs a directory that every user may enter, the second one with
 	// a short name.
-	skip := "TestHoldersOfAnotherUser|TestFIFOSocketAndDeviceAreRefusedAtOnce"
-	if extra := rootSkips[kind]; extra != "" {
-		skip += "|" + extra
-	}
+	const skip = "TestHoldersOfAnotherUser|TestFIFOSocketAndDeviceAreRefusedAtOnce"
 	t.Logf("SKIP: %s: %s", t.Name(), skip)
 	run := exec.Command(exe, "-test.short", "-test.timeout", "4m", "-test.skip", skip)
 	run.Dir = ".."
@@ -210,14 +207,6 @@ func rootTests(t *testing.T, dir, kind string) {
 		t.Errorf("%v\n%s", err, out[max(0, len(out)-8000):])
 	}
 	t.Logf("took %v", time.Since(began).Round(time.Second))
-}
-
-// rootSkips are the tests of the root package that fail on a file system. Where the
-// kernel's table of locks has another device than stat(2), Holders cannot find a
-// file that no process has open any more, only mapped.
-var rootSkips = map[string]string{
-	"btrfs subvolume": "TestHoldersMapped",
-	"overlayfs":       "TestHoldersMapped",
 }
 
 // contract tries what docs/semantics promises, with another process, in dir.

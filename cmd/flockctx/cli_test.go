@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -51,6 +53,18 @@ func TestInterruptDuringLongWait(t *testing.T) {
 	t.Logf("ended within %v", best)
 	if best > 50*time.Millisecond {
 		t.Errorf("ended %v after the signal at best; want 50ms", best)
+	}
+}
+
+// The lock was granted when the signal came: it ends the program all the same.
+func TestInterruptWithGrant(t *testing.T) {
+	err := interruptible(t.Context(), func(ctx context.Context) error {
+		syscall.Kill(os.Getpid(), syscall.SIGTERM)
+		<-ctx.Done()
+		return nil
+	})
+	if sig, ok := errors.AsType[signalError](err); !ok || sig.signal != syscall.SIGTERM {
+		t.Errorf("%v; want the signal", err)
 	}
 }
 
@@ -108,6 +122,8 @@ func TestAlso(t *testing.T) {
 		{"it waits", `hold '' b; $F --also b a echo got & waiting b; flock -u 8; wait $!; echo $?`, "got\n0\n"},
 		{"a file twice", `touch a; ln a b; ln -s a c; $F -n --also a --also b --also c a echo x; echo $?; $F --also b a echo y`, "x\n0\ny\n"},
 		{"directories among them", `mkdir d; $F --also d a bash -c "$(declare -f held); held d; held a"; $F --also a d echo x`, "exclusive\nexclusive\nx\n"},
+		{"a script that locks itself", `printf '#!/bin/sh\necho script\n' >s; chmod +x s; $F --also b s ./s; echo $?; hold '' b; $F --also b s ./s & waiting b; flock -u 8; wait $!; echo $?`, "script\n0\nscript\n0\n"},
+		{"one is removed while it is waited for", `hold '' b; $F --also c --also b a echo got & waiting b; rm -f c; flock -u 8; wait $!; echo $?; ls`, "got\n0\na\nb\nc\n"},
 		{"shared", `hold -s b; $F -sn --also b a bash -c "$(declare -f held); held a; held b"; $F -n --also b a echo x; echo $?`, "shared\nshared\n1\n"},
 		{"-o", `$F -o --also b a sh -c 'ls -l /proc/self/fd | grep -c "/[ab]$"'; $F --also b a sh -c 'ls -l /proc/self/fd | grep -c "/[ab]$"'`, "0\n2\n"},
 		{"with --fcntl", `exec 8>>b; $F --fcntl 8; $F --fcntl -n --also b a echo x; echo $?; $F --fcntl -u 8; $F --fcntl -n --also b a echo x`, "1\nx\n"},
@@ -149,7 +165,8 @@ func TestRemove(t *testing.T) {
 		{"a read-only file", `touch f; chmod 400 f; $F --remove f true; ls`, ""},
 		{"shared: the last one", `hold -s; $F --remove -s f true; ls; flock -u 8; $F --remove -s f true; ls`, "f\n"},
 		{"not under a child that has the lock", `$F --remove f sh -c 'sleep 60 >/dev/null 2>&1 & echo $! >pid'; ls; held; kill $(cat pid)`, "f\npid\nexclusive\n"},
-		{"not where it is another file by now", `$F --remove f sh -c 'mv f g; echo new >f; exec 8>>f; flock 8; sleep 60 >/dev/null 2>&1 & echo $! >pid'; ls; kill $(cat pid)`, "f\ng\npid\n"},
+		{"not where it is another file by now", `$F --remove f sh -c 'echo new >g; mv g f'; cat f; $F --remove f sh -c 'rm f; echo new >f'; cat f; $F --remove f sh -c 'mv f g; ln -s g f'; ls`, "new\nnew\ng\n"},
+		{"not where another one has it by now", `$F --remove f sh -c 'mv f g; echo new >f; exec 8>>f; flock 8; sleep 60 >/dev/null 2>&1 & echo $! >pid'; ls; kill $(cat pid)`, "f\ng\npid\n"},
 		{"not where it was not got", `hold; $F --remove -n f true; echo $?; ls`, "1\nf\n"},
 		{"gone already", `$F --remove f rm f; echo $?; ls`, "0\n"},
 		{"a directory stays", `mkdir d; $F --remove d true; ls`, "d\n"},
@@ -230,12 +247,17 @@ func TestCompletion(t *testing.T) {
 	complete := func(words ...string) []string {
 		t.Helper()
 		script := `. completions/flockctx.bash; COMP_WORDS=("$@"); COMP_CWORD=$(($#-1)); COMP_LINE="$*"; COMP_POINT=${#COMP_LINE}
+_command_offset() { COMPREPLY=("offset:$1"); }
 _flockctx flockctx "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}"; printf '%s\n' "${COMPREPLY[@]}"`
 		out, err := exec.Command("bash", append([]string{"-c", script, "bash"}, words...)...).CombinedOutput()
 		if err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
-		return strings.Fields(string(out))
+		return strings.Split(strings.TrimSpace(string(out)), "\n")
+	}
+	spaced := filepath.Join(t.TempDir(), "a file")
+	if err := os.WriteFile(spaced, nil, 0o600); err != nil {
+		t.Fatal(err)
 	}
 	for _, c := range []struct {
 		words []string
@@ -249,6 +271,16 @@ _flockctx flockctx "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}"; pr
 		{[]string{"flockctx", "-w", ""}, []string{"0", "1", "10", "60"}},
 		{[]string{"flockctx", "f", "--comm"}, []string{"--command"}},
 		{[]string{"flockctx", "f", "setpri"}, []string{"setpriv"}},
+		{[]string{"flockctx", "-w", "5", "x.lock", "git", "ch"}, []string{"offset:4"}},
+		{[]string{"flockctx", "--wait", "=", "5", "setpri"}, []string{""}},
+		{[]string{"flockctx", "--wait", "=", "5", "f", "setpri"}, []string{"setpriv"}},
+		{[]string{"flockctx", "-nw", "5", "main.g"}, []string{"main.go"}},
+		{[]string{"flockctx", "--also", "=", "main.g"}, []string{"main.go"}},
+		{[]string{"flockctx", "--fd", "9", "--exc"}, []string{"--exclusive"}},
+		{[]string{"flockctx", "--fd", "9", "-n", "setpri"}, []string{"setpriv"}},
+		{[]string{"flockctx", "--fd", "9", "git", "ch"}, []string{"offset:3"}},
+		{[]string{"flockctx", "--", "-f", "setpri"}, []string{"setpriv"}},
+		{[]string{"flockctx", strings.TrimSuffix(spaced, "file")}, []string{spaced}},
 	} {
 		if got := complete(c.words...); !slices.Equal(slices.Compact(got), c.want) {
 			t.Errorf("%q: %q; want %q", c.words, got, c.want)
@@ -262,12 +294,13 @@ _flockctx flockctx "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}"; pr
 }
 
 func TestParseNumbers(t *testing.T) {
-	for s, want := range map[string]int64{"0": 0, "7": 7, "4K": 4096, "4KiB": 4096, "4kB": 4000, "1.5M": 1572864, "2GB": 2e9, " 3": 3} {
+	for s, want := range map[string]int64{"0": 0, "7": 7, "4K": 4096, "4KiB": 4096, "4kB": 4000, "1.5M": 1572864, "2GB": 2e9, " 3": 3,
+		"010": 8, "0x1000": 4096, "0X1fK": 31 << 10, "+5": 5, "0.5K": 512, "010K": 8192, "1.5e": 3 << 59} {
 		if n, err := parseSize(s, ""); n != want || err != nil {
 			t.Errorf("size %q: %d, %v; want %d", s, n, err, want)
 		}
 	}
-	for _, s := range []string{"", "x", "-1", "1.5", "1Z", "1KiBx", "9E", "99999999999999999999", "K"} {
+	for _, s := range []string{"", "x", "-1", "1.5", "1Z", "1KiBx", "9E", "99999999999999999999", "K", "08", "0x", "+-1", "1_0", ".5K", "7.99E.5"} {
 		if n, err := parseSize(s, ""); err == nil {
 			t.Errorf("size %q: %d", s, n)
 		}
@@ -282,6 +315,34 @@ func TestParseNumbers(t *testing.T) {
 	}
 }
 
+func TestInTheWay(t *testing.T) {
+	bsd := flockctx.Options{}
+	ofd := flockctx.Options{Mechanism: flockctx.OFD, Start: 10, Length: 5}
+	shared := ofd
+	shared.Mode = flockctx.Shared
+	rest := flockctx.Options{Mechanism: flockctx.OFD, Start: 20}
+	for _, c := range []struct {
+		h    flockctx.Holder
+		r    flockctx.Options
+		want bool
+	}{
+		{flockctx.Holder{}, bsd, true},
+		{flockctx.Holder{Mechanism: flockctx.OFD}, bsd, false},
+		{flockctx.Holder{Mechanism: flockctx.OFD}, ofd, true},
+		{flockctx.Holder{Mechanism: flockctx.POSIX, Start: 14, Length: 1}, ofd, true},
+		{flockctx.Holder{Mechanism: flockctx.OFD, Start: 15}, ofd, false},
+		{flockctx.Holder{Mechanism: flockctx.OFD, Length: 10}, ofd, false},
+		{flockctx.Holder{Mechanism: flockctx.OFD, Length: 11}, ofd, true},
+		{flockctx.Holder{Mechanism: flockctx.OFD, Start: 1 << 62, Length: 1 << 62}, rest, true},
+		{flockctx.Holder{Mechanism: flockctx.OFD, Mode: flockctx.Shared}, shared, false},
+		{flockctx.Holder{Mechanism: flockctx.OFD, Mode: flockctx.Shared}, ofd, true},
+	} {
+		if got := inTheWay(c.h, &c.r); got != c.want {
+			t.Errorf("%+v, %+v: %v; want %v", c.h, c.r, got, c.want)
+		}
+	}
+}
+
 func TestCut(t *testing.T) {
 	const m = timeMark
 	for _, c := range []struct {
@@ -290,12 +351,15 @@ func TestCut(t *testing.T) {
 		want string
 	}{
 		{"short" + m + " since 3 s" + m, 40, "short since 3 s"},
-		{"held by pid 1 (a long command)" + m + " since 3 s" + m, 30, "held by pid 1 (a…) since 3 s"},
+		{"held by pid 1 (a long command)" + m + " since 3 s" + m, 30, "held by pid 1 (a l…) since 3 s"},
 		{"a line without a time in it", 12, "a line with…"},
 		{"anything", 3, "any"},
+		{"held by pid 1 (長い長い長い命令)" + m + " since 3 s" + m, 30, "held by pid 1 (長…) since 3 s"},
+		{"長い長い命令", 7, "長い長"},
+		{"e\u0301e\u0301e\u0301", 3, "e\u0301e\u0301e\u0301"},
 	} {
 		got := cut(c.line, c.n)
-		if len([]rune(got)) > c.n || c.n >= 12 && !strings.HasSuffix(got, c.want[len(c.want)-4:]) {
+		if got != c.want || columns([]rune(got)) > c.n {
 			t.Errorf("cut(%q, %d) = %q; want %q", c.line, c.n, got, c.want)
 		}
 	}

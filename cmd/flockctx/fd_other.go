@@ -19,6 +19,8 @@ func inherited(fd int, name string) *os.File { return nil }
 
 func setInherited(f *os.File, on bool) error { return nil }
 
+func keepInode(f *os.File) (release func()) { return func() {} }
+
 func raise(s syscall.Signal) {}
 
 func status(p *os.ProcessState) int {
@@ -29,5 +31,7 @@ func status(p *os.ProcessState) int {
 }
 
 func width(f *os.File) int { return 0 }
+
+func inBackground(f *os.File) bool { return false }
 
 func device(dev uint64) (major, minor uint32) { return uint32(dev >> 32), uint32(dev) }

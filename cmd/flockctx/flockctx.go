@@ -5,12 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
 	"runtime/debug"
-	"sync/atomic"
-	"syscall"
-	"time"
 )
 
 // Exit statuses: those of sysexits.h that flock(1) uses.
@@ -31,9 +26,6 @@ type command struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 }
-
-// interrupted is the signal that ended the wait for a lock.
-var interrupted atomic.Int32
 
 // Main is flockctx with the arguments args. It returns the exit status. The end of
 // ctx ends a wait for a lock, and nothing else.
@@ -84,48 +76,4 @@ func version() string {
 		return b.Main.Version
 	}
 	return "(devel)"
-}
-
-// interruptible calls fn with a context that SIGINT, SIGTERM and SIGHUP end too,
-// except those that were ignored when the program started.
-func interruptible(ctx context.Context, fn func(context.Context) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var sigs []os.Signal
-	for _, s := range []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
-		if !signal.Ignored(s) {
-			sigs = append(sigs, s)
-		}
-	}
-	ch := make(chan os.Signal, 1)
-	if len(sigs) > 0 {
-		signal.Notify(ch, sigs...)
-		defer signal.Stop(ch)
-	}
-	done := make(chan struct{})
-	defer close(done)
-	go func() {
-		select {
-		case s := <-ch:
-			cancel(signalError{s.(syscall.Signal)})
-		case <-done:
-		}
-	}()
-	return fn(ctx)
-}
-
-// signalError says that a signal ended the wait.
-type signalError struct{ signal syscall.Signal }
-
-func (e signalError) Error() string { return e.signal.String() }
-
-// exit returns code, or if a signal is its reason ends the process by that signal,
-// as it would have without a handler: a shell then knows that its script is to end.
-func exit(code int) int {
-	if s := syscall.Signal(interrupted.Load()); s != 0 && code == 128+int(s) {
-		signal.Reset(s)
-		raise(s)
-		time.Sleep(time.Second)
-	}
-	return code
 }

@@ -7,6 +7,7 @@ replace github.com/flockctx/flockctx => ../../
 require (
 	github.com/flockctx/flockctx v0.0.0
 	github.com/spf13/pflag v1.1.0
+	golang.org/x/text v0.44.0
 )
 
 require golang.org/x/sys v0.49.0

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -52,7 +53,9 @@ func (c *command) list(o *options) int {
 		of, err := flockctx.Holders(path)
 		if err != nil {
 			c.say("%s: %v", path, reason(err))
-			code = exitNoInput
+			if code = exitNoInput; errors.Is(err, errors.ErrUnsupported) {
+				return exitSystem // not a matter of this file
+			}
 			continue
 		}
 		hs = append(hs, of...)

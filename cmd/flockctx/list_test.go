@@ -216,6 +216,20 @@ func TestListNothing(t *testing.T) {
 	}
 }
 
+func TestListWithoutTable(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("SKIP: a PID namespace needs root")
+	}
+	dir := t.TempDir()
+	_, out, errs := bash(t, dir, flockctxPath, `touch f; unshare -pfm sh -c 'mount -t proc -o subset=pid proc /proc && { $F --list f; echo $?; $F --list; echo $?; }'`)
+	if strings.Contains(errs, "unshare") || strings.Contains(errs, "mount") {
+		t.Skipf("SKIP: no /proc without /proc/locks: %s", errs)
+	}
+	if out != "71\n71\n" || strings.Count(errs, "there is no /proc/locks") != 2 {
+		t.Errorf("%q, %q; want status %d", out, errs, exitSystem)
+	}
+}
+
 // What another user's process does may not be seen; that it has the lock is.
 func TestListAsAnotherUser(t *testing.T) {
 	if os.Getuid() != 0 {

@@ -9,5 +9,6 @@ import (
 )
 
 func main() {
+	dieByDefault()
 	os.Exit(exit(Main(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr)))
 }

@@ -73,6 +73,8 @@ type options struct {
 
 	list, json, probe, agent bool
 
+	inherited bool // by --fd
+
 	named   bool // path is given, and not a descriptor
 	path    string
 	shell   []string // from -c before the operands
@@ -112,15 +114,16 @@ type option struct {
 
 const (
 	always = iota // flock(1) 2.38
-	later         // 2.41, 2.42
+	later         // 2.41 to 2.43
 	ours
 )
 
 // value makes an option a pflag.Value.
 type value struct {
-	set func(string) error
-	arg bool
-	err *error // the first error of any option
+	name string
+	set  func(string) error
+	arg  bool
+	err  *error // the first error of any option
 }
 
 // present is what pflag calls Set with for an option without an argument. A
@@ -130,7 +133,7 @@ const present = "\x00"
 func (v *value) String() string { return "" }
 func (v *value) Type() string   { return "" }
 func (v *value) Set(s string) error {
-	err := error(&usageError{text: "option doesn't allow an argument", hint: true})
+	err := error(&usageError{text: fmt.Sprintf("option '--%s' doesn't allow an argument", v.name), hint: true})
 	if v.arg || s == present {
 		err = v.set(s)
 	}
@@ -179,7 +182,12 @@ func parse(args []string) (*options, error) {
 			return err
 		}, later},
 		{"command", "c", true, func(s string) error { o.shell = append(o.shell, s); return nil }, later},
-		{"fd", "", true, func(s string) (err error) { o.fd, err = parseFD(s); return err }, later},
+		{"fd", "", true, func(s string) (err error) {
+			if o.fd, err = parseFD(s); err == nil && o.fd == noFD {
+				err = usagef("bad file descriptor: '%s'", s)
+			}
+			return err
+		}, later},
 		{"also", "", true, func(s string) error { o.also = append(o.also, s); return nil }, ours},
 		{"remove", "", false, flag(&o.remove), ours},
 		{"quiet", "", false, flag(&o.quiet), ours},
@@ -198,7 +206,7 @@ func parse(args []string) (*options, error) {
 			if i > 0 {
 				short = ""
 			}
-			f := fs.VarPF(&value{op.set, op.arg, &first}, name, short, "")
+			f := fs.VarPF(&value{name, op.set, op.arg, &first}, name, short, "")
 			if !op.arg {
 				f.NoOptDefVal = present
 			}
@@ -292,7 +300,8 @@ func (o *options) check() error {
 		}
 		args = []string{"-c", o.shell[0]}
 	}
-	if o.fd < 0 {
+	o.inherited = o.fd >= 0
+	if !o.inherited {
 		if len(args) == 0 {
 			return usagef("requires file descriptor, file or directory")
 		}
@@ -315,6 +324,9 @@ func (o *options) check() error {
 	}
 	switch {
 	case len(args) == 0:
+		if o.inherited {
+			return usagef("--fd requires a command")
+		}
 	case args[0] == "-c" || args[0] == "--command":
 		if len(args) != 2 {
 			return usagef("%s requires exactly one command argument", args[0])
@@ -389,39 +401,58 @@ func parseInt32(s string) (int, error) {
 	return int(n), err
 }
 
-// parseSize parses a number of bytes: 100, 4K, 4KiB (4096), 4KB (4000), 1.5M.
+// parseSize parses a number of bytes as flock(1) does: 100, 4K, 4KiB (4096), 4KB
+// (4000), 1.5M; and as strtoumax(3) does, in hexadecimal (0x1000) and octal (010).
 func parseSize(s, text string) (int64, error) {
-	t := strings.TrimLeft(s, " \t\n\v\f\r")
-	i := strings.IndexFunc(t, func(r rune) bool { return r != '.' && (r < '0' || r > '9') })
-	if i < 0 {
-		i = len(t)
+	failed := usagef("%s: '%s'", text, s)
+	t := strings.TrimPrefix(strings.TrimLeft(s, " \t\n\v\f\r"), "+")
+	base, digits := 10, "0123456789"
+	if len(t) > 2 && (t[:2] == "0x" || t[:2] == "0X") && strings.ContainsRune(hexDigits, rune(t[2])) {
+		t, base, digits = t[2:], 16, hexDigits
+	} else if len(t) > 1 && t[0] == '0' {
+		base, digits = 8, "01234567"
 	}
-	number, suffix := t[:i], strings.ToUpper(t[i:])
+	rest := strings.TrimLeft(t, digits)
+	whole, err := strconv.ParseInt(t[:len(t)-len(rest)], base, 64)
+	if err != nil {
+		return 0, failed
+	}
+	fraction := 0.0
+	if strings.HasPrefix(rest, ".") {
+		suffix := strings.TrimLeft(rest[1:], "0123456789")
+		number := rest[:len(rest)-len(suffix)]
+		if fraction, err = strconv.ParseFloat("0"+number+"0", 64); err != nil || suffix == "" {
+			return 0, failed
+		}
+		rest = suffix
+	}
 	factor := int64(1)
-	if suffix != "" {
+	if suffix := strings.ToUpper(rest); suffix != "" {
 		power := strings.IndexByte("KMGTPE", suffix[0]) + 1
-		base := int64(1024)
+		unit := int64(1024)
 		switch rest := suffix[1:]; {
 		case power == 0:
-			return 0, usagef("%s: '%s'", text, s)
+			return 0, failed
 		case rest == "B":
-			base = 1000
+			unit = 1000
 		case rest != "" && rest != "IB":
-			return 0, usagef("%s: '%s'", text, s)
+			return 0, failed
 		}
 		for range power {
-			factor *= base
+			factor *= unit
 		}
 	}
-	if n, err := strconv.ParseInt(number, 10, 64); err == nil && n <= math.MaxInt64/factor {
-		return n * factor, nil
+	if whole > math.MaxInt64/factor {
+		return 0, failed
 	}
-	v, err := strconv.ParseFloat(number, 64)
-	if v *= float64(factor); err != nil || factor == 1 || v >= math.MaxInt64 {
-		return 0, usagef("%s: '%s'", text, s)
+	n := whole*factor + int64(fraction*float64(factor))
+	if n < 0 {
+		return 0, failed
 	}
-	return int64(v), nil
+	return n, nil
 }
+
+const hexDigits = "0123456789abcdefABCDEF"
 
 // agentOption makes flockctx the second process of --probe.
 const agentOption = "_agent"

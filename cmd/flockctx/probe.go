@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/flockctx/flockctx"
@@ -21,8 +23,25 @@ type prober struct {
 	*command
 	ctx    context.Context
 	dir    string
+	out    *reporter
 	failed bool
-	agent  *agent
+
+	mu    sync.Mutex // guards the rest, which an interrupt takes away
+	ended bool
+	file  string
+	agent *agent
+}
+
+// A reporter writes to standard output, and remembers that it could not.
+type reporter struct {
+	io.Writer
+	err error
+}
+
+func (r *reporter) Write(b []byte) (int, error) {
+	n, err := r.Writer.Write(b)
+	r.err = cmp.Or(r.err, err)
+	return n, err
 }
 
 // patience is how long the probe waits for what should come at once.
@@ -40,28 +59,111 @@ func (c *command) probe(ctx context.Context, dir string) int {
 		c.say("%s: %v", dir, reason(err))
 		return exitNoInput
 	}
-	p := &prober{command: c, ctx: ctx, dir: dir}
-	fmt.Fprintf(c.stdout, "%s: %s\n", printable(dir), printable(fileSystem(dir)))
-
-	if p.agent, err = c.startAgent(dir); err != nil {
-		c.say("cannot start a second process: %v", reason(err))
+	p := &prober{command: c, dir: dir, out: &reporter{Writer: c.stdout}}
+	code := make(chan int, 1)
+	err = interruptible(ctx, func(ctx context.Context) error {
+		p.ctx = ctx
+		go func() { code <- p.run() }()
+		select {
+		case n := <-code:
+			code <- n
+			return nil
+		case <-ctx.Done():
+			// Whatever is being tried may hang.
+			p.end(true)
+			return ctx.Err()
+		}
+	})
+	var sig signalError
+	switch {
+	case errors.As(err, &sig):
+		interrupted.Store(int32(sig.signal))
+		return 128 + int(sig.signal)
+	case err != nil:
+		c.say("%v", err)
 		return exitSystem
 	}
-	defer func() {
-		if p.agent != nil {
-			p.agent.stop()
-		}
-	}()
+	return <-code
+}
+
+// run tries everything.
+func (p *prober) run() int {
+	defer p.end(false)
+	fmt.Fprintf(p.out, "%s: %s\n", printable(p.dir), printable(fileSystem(p.dir)))
 	for _, m := range []flockctx.Mechanism{flockctx.BSD, flockctx.OFD} {
-		if m == flockctx.OFD && p.failed {
-			break
+		// After a failure it is not known what the agent holds or waits for.
+		if p.agent == nil || p.failed {
+			if err := p.renewAgent(); err != nil {
+				p.say("cannot start a second process: %v", reason(err))
+				return exitSystem
+			}
 		}
 		p.mechanism(m)
 	}
-	if p.failed {
+	switch {
+	case p.out.err != nil:
+		p.say("write error: %v", reason(p.out.err))
+		return exitProblem
+	case p.failed:
 		return exitProblem
 	}
 	return exitOK
+}
+
+// end removes what there is of the probe, and sees to it that nothing comes after.
+func (p *prober) end(atOnce bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ended {
+		return
+	}
+	p.ended = true
+	if p.agent != nil {
+		if atOnce {
+			p.agent.cmd.Process.Kill()
+		}
+		p.agent.stop()
+	}
+	if p.file != "" {
+		os.Remove(p.file)
+	}
+}
+
+// renewAgent starts an agent in place of the one that there is.
+func (p *prober) renewAgent() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ended {
+		return errEnded
+	}
+	if p.agent != nil {
+		p.agent.stop()
+	}
+	a, err := p.startAgent(p.dir)
+	if err == nil {
+		p.agent = a
+	}
+	return err
+}
+
+var errEnded = errors.New("the probe was interrupted")
+
+// create creates the file that is locked, in place of the one before.
+func (p *prober) create() (string, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ended {
+		return "", errEnded
+	}
+	if p.file != "" {
+		os.Remove(p.file)
+	}
+	f, err := os.CreateTemp(p.dir, ".flockctx-probe-*")
+	if err != nil {
+		return "", err
+	}
+	p.file = f.Name()
+	return p.file, f.Close()
 }
 
 func (p *prober) mechanism(m flockctx.Mechanism) {
@@ -69,21 +171,18 @@ func (p *prober) mechanism(m flockctx.Mechanism) {
 	if m == flockctx.OFD {
 		kind = "fcntl(2), open file descriptions"
 	}
-	file, err := os.CreateTemp(p.dir, ".flockctx-probe-*")
+	path, err := p.create()
 	if err != nil {
 		p.verdict(kind+": create a file", "", err)
 		return
 	}
-	path := file.Name()
-	file.Close()
-	defer os.Remove(path)
 	o := flockctx.Options{Mechanism: m}
 	h, err := flockctx.TryLock(path, &o)
 	if err == nil {
 		err = h.Close()
 	}
 	if m == flockctx.OFD && errors.Is(err, errors.ErrUnsupported) {
-		fmt.Fprintf(p.stdout, "  none  %s: %v\n", kind, reason(err))
+		fmt.Fprintf(p.out, "  none  %s: %v\n", kind, reason(err))
 		return
 	}
 	if !p.verdict(kind+": lock", "", err) {
@@ -102,7 +201,7 @@ func (p *prober) mechanism(m flockctx.Mechanism) {
 	} {
 		detail, err := check.do(path, o)
 		if errors.Is(err, errors.ErrUnsupported) && check.name == "holders are visible" {
-			fmt.Fprintf(p.stdout, "  none  %s: %s: %v\n", kind, check.name, reason(err))
+			fmt.Fprintf(p.out, "  none  %s: %s: %v\n", kind, check.name, reason(err))
 			continue
 		}
 		if p.verdict(kind+": "+check.name, detail, err) {
@@ -111,9 +210,7 @@ func (p *prober) mechanism(m flockctx.Mechanism) {
 		if check.name == "exclusion" {
 			return // what else there is has no meaning then
 		}
-		// What the agent holds or waits for now is not known.
-		p.agent.stop()
-		if p.agent, err = p.startAgent(p.dir); err != nil {
+		if err = p.renewAgent(); err != nil {
 			p.verdict(kind+": a second process", "", err)
 			return
 		}
@@ -124,10 +221,10 @@ func (p *prober) mechanism(m flockctx.Mechanism) {
 func (p *prober) verdict(name, detail string, err error) bool {
 	if err != nil {
 		p.failed = true
-		fmt.Fprintf(p.stdout, "  FAIL  %s: %s\n", name, printable(reason(err)))
+		fmt.Fprintf(p.out, "  FAIL  %s: %s\n", name, printable(reason(err)))
 		return false
 	}
-	fmt.Fprintf(p.stdout, "  ok    %s%s\n", name, after(": ", detail))
+	fmt.Fprintf(p.out, "  ok    %s%s\n", name, after(": ", detail))
 	return true
 }
 
@@ -441,7 +538,8 @@ func (a *agent) unlock() error {
 // stop ends the agent. One that hangs in a system call is left behind.
 func (a *agent) stop() {
 	a.in.Close()
-	time.AfterFunc(time.Second, func() { a.cmd.Process.Kill() })
+	kill := time.AfterFunc(time.Second, func() { a.cmd.Process.Kill() })
+	defer kill.Stop()
 	done := make(chan struct{})
 	go func() {
 		for range a.answers {
@@ -481,7 +579,11 @@ func (c *command) agent(ctx context.Context, dir string) int {
 			cancel()
 		case "unlock":
 			answer = "unlocked"
-			err = h.Close()
+			if h == nil {
+				err = flockctx.ErrNotLocked
+			} else {
+				err = h.Close()
+			}
 		}
 		switch {
 		case errors.Is(err, flockctx.ErrLocked):

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -123,7 +124,7 @@ func TestProbeLocal(t *testing.T) {
 
 func TestProbeWithoutLocks(t *testing.T) {
 	code, out := probe(t, mountFUSE(t, syscall.ENOSYS))
-	if code != 1 || !strings.Contains(out, "FAIL  flock(2): lock:") || !strings.Contains(out, "file system fuse.lockless, flockctx-test") {
+	if code != 1 || !strings.Contains(out, "FAIL  flock(2): lock:") || !strings.Contains(out, "  fcntl(2), open file descriptions") || !strings.Contains(out, "file system fuse.lockless, flockctx-test") {
 		t.Errorf("status %d: %s", code, out)
 	}
 }
@@ -133,6 +134,42 @@ func TestProbeLyingFileSystem(t *testing.T) {
 	code, out := probe(t, mountFUSE(t, 0))
 	if code != 1 || !strings.Contains(out, "ok    flock(2): lock") || !strings.Contains(out, "FAIL  flock(2): exclusion") {
 		t.Errorf("status %d: %s", code, out)
+	}
+}
+
+func TestProbeInterrupted(t *testing.T) {
+	dir := t.TempDir()
+	files := func() int {
+		left, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(left)
+	}
+	cmd := exec.Command(flockctxPath, "--probe", dir)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it has created its file", func() bool { return files() > 0 })
+	cmd.Process.Signal(syscall.SIGTERM)
+	cmd.Wait()
+	if got := status(cmd.ProcessState); got != 128+int(syscall.SIGTERM) || files() > 0 {
+		t.Errorf("status %d, and %d files are left", got, files())
+	}
+}
+
+func TestProbeCannotWrite(t *testing.T) {
+	code, _, errs := bash(t, t.TempDir(), flockctxPath, `$F --probe . >/dev/full`)
+	if code != 1 || !strings.Contains(errs, "write error") {
+		t.Errorf("status %d, %q", code, errs)
+	}
+}
+
+func TestAgentWithoutLock(t *testing.T) {
+	var out bytes.Buffer
+	c := &command{strings.NewReader("unlock 0 0 -\n"), &out, io.Discard}
+	if code := c.agent(t.Context(), "."); code != 0 || strings.HasPrefix(out.String(), "unlocked") {
+		t.Errorf("status %d, %q", code, &out)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -167,6 +168,78 @@ func TestWaitLineOnTerminal(t *testing.T) {
 	eventually(t, "the command is done", func() bool { return strings.Contains(x.raw(), "done") })
 	if s := strings.Join(x.screen(), "\n"); s != "done\n" {
 		t.Errorf("afterwards the screen has %q; want only what the command printed", s)
+	}
+}
+
+// A terminal that was stopped, as by Ctrl-S, takes no output. Neither the command nor
+// a signal waits for that.
+func TestStoppedTerminal(t *testing.T) {
+	flow := func(x *terminal, action int) {
+		t.Helper()
+		if err := unix.IoctlSetInt(int(x.slave.Fd()), unix.TCXONC, action); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, end := range map[string]func(holder, waiter *exec.Cmd){
+		"grant":  func(holder, _ *exec.Cmd) { holder.Process.Kill() },
+		"signal": func(_, waiter *exec.Cmd) { waiter.Process.Signal(syscall.SIGTERM) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			f, ran := filepath.Join(dir, "x.lock"), filepath.Join(dir, "ran")
+			h := holder(t, f, "sleep", "3333")
+			x := newTerminal(t, 132)
+			cmd := exec.Command(flockctxPath, f, "touch", ran)
+			cmd.Stderr = x.slave
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "the line is shown", func() bool { return x.raw() != "" })
+			flow(x, unix.TCOOFF)
+			defer flow(x, unix.TCOON)
+			eventually(t, "it hangs in writing the line", func() bool {
+				tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/syscall", cmd.Process.Pid))
+				return slices.ContainsFunc(tasks, func(name string) bool {
+					b, _ := os.ReadFile(name)
+					return strings.HasPrefix(string(b), fmt.Sprintf("%d 0x2 ", unix.SYS_WRITE))
+				})
+			})
+			start := time.Now()
+			end(h, cmd)
+			done := make(chan error)
+			go func() { done <- cmd.Wait() }()
+			select {
+			case err := <-done:
+				t.Logf("it ended after %v", time.Since(start))
+				if _, gone := os.Stat(ran); (name == "grant") != (err == nil && gone == nil) {
+					t.Errorf("%v, %v", err, gone)
+				}
+			case <-time.After(20 * time.Second):
+				cmd.Process.Kill()
+				t.Error("it waits for the terminal")
+				<-done
+			}
+		})
+	}
+}
+
+// A job in the background does not write over the prompt of the shell.
+func TestBackgroundJob(t *testing.T) {
+	t.Parallel()
+	f := filepath.Join(t.TempDir(), "x.lock")
+	holder(t, f, "sleep", "3333")
+	x := newTerminal(t, 132)
+	cmd := exec.Command("bash", "-c", `set -m; $0 -w 2.3 $1 true & wait; echo; echo -n foreground; $0 -w 2.3 $1 true`, flockctxPath, f)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = x.slave, x.slave, x.slave
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := cmd.Run(); cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the line is gone", func() bool { return strings.HasSuffix(x.raw(), "\x1b[K") })
+	background, foreground, _ := strings.Cut(x.raw(), "foreground")
+	if strings.Contains(background, "waiting") || !strings.Contains(foreground, "waiting") {
+		t.Errorf("in the background %q, in the foreground %q; want the line there only", background, foreground)
 	}
 }
 

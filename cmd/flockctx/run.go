@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"math"
 	"os"
@@ -58,6 +57,9 @@ func (c *command) lockAndRun(ctx context.Context, o *options) int {
 	if o.noFork {
 		return c.replace(o.command)
 	}
+	if o.close && !o.named {
+		c = c.without(o.fd)
+	}
 	code = c.run(o.command)
 	if o.remove {
 		l.remove()
@@ -109,6 +111,15 @@ func (l *lock) openOnly() int {
 // path locks the file that was named.
 func (l *lock) path(ctx context.Context) int {
 	name, r := l.options.path, l.request()
+	if fi, err := os.Stat(name); err == nil && !fi.Mode().IsRegular() && !fi.IsDir() {
+		// A device, say: it has no other name to be verified by, and no content. Some
+		// do something when they are opened, so this is done once.
+		f, err := l.openFile(name)
+		if err != nil {
+			return l.failure(err)
+		}
+		return l.file(ctx, f)
+	}
 	h := flockctx.New(name, r)
 	err := h.TryLock()
 	switch {
@@ -121,13 +132,6 @@ func (l *lock) path(ctx context.Context) int {
 		r.Flag = os.O_RDWR | os.O_CREATE
 		h = flockctx.New(name, r)
 		err = h.TryLock()
-	case opened(err) && errors.Is(err, errors.ErrUnsupported):
-		// A device, say: it has no other name to be verified by, and no content.
-		f, oerr := l.openFile(name)
-		if oerr != nil {
-			return l.failure(oerr)
-		}
-		return l.file(ctx, f)
 	}
 	if err != nil {
 		if code := l.wait(ctx, err, []string{name}, h.Lock); code != exitOK || l.ended {
@@ -183,7 +187,26 @@ func (l *lock) file(ctx context.Context, f *os.File) int {
 func (l *lock) several(ctx context.Context) int {
 	paths := append([]string{l.options.path}, l.also...)
 	r := l.request()
-	r.Flag = 0 // there may be directories and files among them
+	if l.fcntl {
+		r.Flag = 0 // there may be directories and files among them
+	} else {
+		// For reading, as flock(1) does: a script that is open for writing cannot be
+		// executed. The library would not create a file with what opens a directory.
+		r.Flag = readOnly
+	}
+	create := func() error {
+		for _, p := range paths {
+			if _, err := os.Stat(p); !errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			f, err := l.openFile(p)
+			if err != nil {
+				return err
+			}
+			f.Close()
+		}
+		return nil
+	}
 	try := func() error {
 		var held []*flockctx.Flock
 		for _, p := range paths {
@@ -203,15 +226,32 @@ func (l *lock) several(ctx context.Context) int {
 		return nil
 	}
 	err := try()
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = create(); err == nil {
+			err = try()
+		}
+	}
+	if errors.Is(err, syscall.EBADF) {
+		r.Flag = 0 // NFS makes the lock one that needs the file open for writing
+		err = try()
+	}
 	if err == nil {
 		return exitOK
 	}
 	return l.wait(ctx, err, paths, func(ctx context.Context) error {
-		set, err := flockctx.LockAll(ctx, paths, r)
-		if err == nil {
-			l.hold(set.Files()...)
+		for {
+			set, err := flockctx.LockAll(ctx, paths, r)
+			if err == nil {
+				l.hold(set.Files()...)
+			}
+			if !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+			// One was removed, by its holder perhaps.
+			if err := create(); err != nil {
+				return err
+			}
 		}
-		return err
 	})
 }
 
@@ -244,7 +284,7 @@ func (l *lock) wait(ctx context.Context, err error, paths []string, take func(co
 	}
 	if l.nonblock || l.timeout.set && l.timeout.d == 0 {
 		if l.verbose {
-			l.say("failed to get lock%s", after(": ", heldBy(paths, l.request(), nil)))
+			l.say("failed to get lock%s", after(": ", heldByNow(paths, l.request())))
 		}
 		l.ended = true
 		return l.conflict
@@ -266,7 +306,7 @@ func (l *lock) wait(ctx context.Context, err error, paths []string, take func(co
 		return 128 + int(sig.signal)
 	case errors.Is(err, context.DeadlineExceeded):
 		if l.verbose {
-			l.say("timeout while waiting to get lock%s", after(": ", heldBy(paths, l.request(), nil)))
+			l.say("timeout while waiting to get lock%s", after(": ", heldByNow(paths, l.request())))
 		}
 		l.ended = true
 		return l.conflict
@@ -346,6 +386,12 @@ func shell() string {
 
 // search returns the files that execvp(3) would try for a command.
 func search(name string) (found []string) {
+	if filepath.Separator != '/' { // no execvp(3) either
+		if p, err := exec.LookPath(name); err == nil || errors.Is(err, exec.ErrDot) {
+			found = append(found, p)
+		}
+		return found
+	}
 	if strings.ContainsRune(name, '/') || name == "" {
 		return []string{name}
 	}
@@ -397,6 +443,22 @@ func (c *command) cannotExecute(name string, err error) int {
 	return exitUnavailable
 }
 
+// without returns a command that does not pass on the standard descriptor of this
+// number. (Its command has it on /dev/null.) os/exec passes on the others whatever
+// their flags.
+func (c *command) without(fd int) *command {
+	w := *c
+	switch fd {
+	case 0:
+		w.stdin = nil
+	case 1:
+		w.stdout = nil
+	case 2:
+		w.stderr = nil
+	}
+	return &w
+}
+
 // run runs a command and returns its exit status.
 func (c *command) run(argv []string) int {
 	var cmd *exec.Cmd
@@ -429,45 +491,42 @@ func (c *command) replace(argv []string) int {
 // remove removes the lock files, unless somebody has the lock: a process that the
 // command left behind, or another one that waited for it. So this one's descriptor
 // is closed without unlocking, which leaves the lock to a child that inherited it,
-// and the file removed under a lock that is taken anew.
+// and the file removed under a lock that is taken anew. A file that has taken the
+// place of the one that was locked is somebody else's, and stays.
 func (l *lock) remove() {
 	r := l.request()
-	r.Mode, r.Remove = flockctx.Exclusive, true
+	r.Mode = flockctx.Exclusive
 	r.Flag = readOnly
 	if l.fcntl {
 		r.Flag = os.O_RDWR
 	}
 	for _, old := range l.handles {
 		name := old.Name()
-		if fi, err := old.File().Stat(); err != nil || fi.IsDir() {
+		was, err := old.File().Stat()
+		if err != nil || was.IsDir() {
 			continue
 		}
+		if is, err := os.Stat(name); err != nil || !os.SameFile(was, is) {
+			continue
+		}
+		release := keepInode(old.File())
 		old.File().Close()
 		old.Close() // only says that the file is closed
 		h, err := flockctx.TryLock(name, r)
 		if err == nil {
-			err = h.Close()
+			if is, serr := h.File().Stat(); serr == nil && os.SameFile(was, is) {
+				err = os.Remove(name)
+			}
+			h.Close()
 		}
+		release()
 		switch {
 		case errors.Is(err, flockctx.ErrLocked):
 			if l.verbose {
-				l.say("%s is locked%s, and was not removed", name, after(": ", heldBy([]string{name}, r, nil)))
+				l.say("%s is locked%s, and was not removed", name, after(": ", heldByNow([]string{name}, r)))
 			}
 		case err != nil && !errors.Is(err, fs.ErrNotExist):
 			l.say("cannot remove %s: %v", name, reason(err))
 		}
 	}
-}
-
-// who describes a holder.
-func who(h flockctx.Holder) string {
-	switch {
-	case h.PID != 0 && h.Command != "":
-		return fmt.Sprintf("pid %d (%s)", h.PID, printable(h.Command))
-	case h.PID != 0:
-		return fmt.Sprintf("pid %d", h.PID)
-	case h.Locker != 0:
-		return fmt.Sprintf("a process that cannot be seen, locked by pid %d", h.Locker)
-	}
-	return "a process that cannot be seen"
 }

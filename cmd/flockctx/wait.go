@@ -4,10 +4,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
-	"unicode"
 
 	"github.com/flockctx/flockctx"
 )
@@ -17,49 +17,56 @@ import (
 // line that it rewrites and finally takes away; elsewhere with --verbose only, and
 // once for each holder.
 func (l *lock) watch(paths []string) (done func()) {
-	f, ok := l.stderr.(*os.File)
-	columns := 0
-	if ok {
-		columns = width(f)
+	w := &watcher{out: l.stderr, started: time.Now(), since: make(map[int]time.Time)}
+	w.terminal, _ = l.stderr.(*os.File)
+	if w.terminal != nil && width(w.terminal) == 0 {
+		w.terminal = nil
 	}
-	if l.quiet || columns == 0 && !l.verbose {
+	if l.quiet || w.terminal == nil && !l.verbose {
 		return func() {}
 	}
-	w := &watcher{out: l.stderr, columns: columns, started: time.Now(), since: make(map[int]time.Time)}
 	stop := make(chan struct{})
 	go func() {
-		if columns > 0 {
+		pause := time.Duration(0)
+		if w.terminal != nil {
+			pause = time.Second
+		}
+		for {
 			select {
 			case <-stop:
 				return
-			case <-time.After(time.Second):
+			case <-time.After(pause):
 			}
-		}
-		tick := time.NewTicker(time.Second)
-		defer tick.Stop()
-		for {
+			began := time.Now()
 			w.show(names(paths), heldBy(paths, l.request(), w.seen))
 			w.begun = true
-			select {
-			case <-stop:
-				return
-			case <-tick.C:
-			}
+			// Whatever it costs to ask all processes, it is 2 % of a core at most.
+			pause = max(time.Second, 50*time.Since(began))
 		}
 	}()
 	return func() {
 		close(stop)
-		w.stop()
+		// A terminal that was stopped (Ctrl-S) takes nothing, for as long as its
+		// user likes: the lock is not kept waiting for that.
+		erased := make(chan struct{})
+		go func() {
+			w.stop()
+			close(erased)
+		}()
+		select {
+		case <-erased:
+		case <-time.After(100 * time.Millisecond):
+		}
 	}
 }
 
 // A watcher writes the line.
 type watcher struct {
-	out     io.Writer
-	columns int // of the terminal, 0 if it is none
-	started time.Time
-	since   map[int]time.Time // when a process was first seen with the lock
-	begun   bool              // the holders were looked up before
+	out      io.Writer
+	terminal *os.File // out, if it is a terminal
+	started  time.Time
+	since    map[int]time.Time // when a process was first seen with the lock
+	begun    bool              // the holders were looked up before
 
 	mu      sync.Mutex // guards the rest, and is held while the line is written
 	stopped bool
@@ -85,7 +92,7 @@ func (w *watcher) show(paths, holders string) {
 		return
 	}
 	line := "waiting for " + printable(paths) + after(": held by ", holders)
-	if w.columns == 0 {
+	if w.terminal == nil {
 		// What changes with each second is not worth a line.
 		if key := untimed(line); key != w.shown {
 			w.shown = key
@@ -93,35 +100,36 @@ func (w *watcher) show(paths, holders string) {
 		}
 		return
 	}
+	if inBackground(w.terminal) {
+		return
+	}
 	if holders == "" || strings.Contains(holders, "cannot be seen") {
 		line += fmt.Sprintf(" (%d s)", int(time.Since(w.started).Seconds()))
 	}
 	w.shown = line
-	fmt.Fprintf(w.out, "\r%s\x1b[K", cut(line, w.columns-1))
+	fmt.Fprintf(w.out, "\r%s\x1b[K", cut(line, width(w.terminal)-1))
 }
 
-// stop takes the line away. It does not wait for anything.
+// stop takes the line away.
 func (w *watcher) stop() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.stopped = true
-	if w.columns > 0 && w.shown != "" {
+	if w.terminal != nil && w.shown != "" && !inBackground(w.terminal) {
 		fmt.Fprint(w.out, "\r\x1b[K")
 	}
 }
 
-// timeMark separates a holder from since when it was seen. It is not printable.
-const timeMark = "\x00"
-
-func untimed(line string) string {
-	var b strings.Builder
-	for {
-		before, rest, found := strings.Cut(line, timeMark)
-		b.WriteString(before)
-		if !found {
-			return b.String()
-		}
-		_, line, _ = strings.Cut(rest, timeMark)
+// heldByNow is heldBy, unless that takes long: reading the command line of a process
+// waits for its memory, which can take for ever.
+func heldByNow(paths []string, r *flockctx.Options) string {
+	text := make(chan string, 1)
+	go func() { text <- heldBy(paths, r, nil) }()
+	select {
+	case s := <-text:
+		return s
+	case <-time.After(time.Second):
+		return ""
 	}
 }
 
@@ -136,9 +144,16 @@ func heldBy(paths []string, r *flockctx.Options, seen func(pid int) time.Duratio
 			continue
 		}
 		for _, h := range hs {
-			same := h.Mechanism == r.Mechanism || r.Mechanism == flockctx.OFD && h.Mechanism == flockctx.POSIX
-			if h.Waiting || !same || h.PID == os.Getpid() || h.Mode == flockctx.Shared && r.Mode == flockctx.Shared {
+			if h.Waiting || !inTheWay(h, r) {
 				continue
+			}
+			if h.PID == os.Getpid() {
+				// Its own lock is not in its way, unless it shares an inherited
+				// descriptor: then it is named after another of those.
+				if len(h.Others) == 0 {
+					continue
+				}
+				h.PID, h.Command = h.Others[0], ""
 			}
 			name := who(h)
 			if seen != nil && h.PID != 0 {
@@ -154,46 +169,38 @@ func heldBy(paths []string, r *flockctx.Options, seen func(pid int) time.Duratio
 	return strings.Join(names, ", ")
 }
 
+// inTheWay reports whether a lock as r says has to wait for that of h.
+func inTheWay(h flockctx.Holder, r *flockctx.Options) bool {
+	kin := h.Mechanism == r.Mechanism || r.Mechanism == flockctx.OFD && h.Mechanism == flockctx.POSIX
+	return kin && (h.Mode == flockctx.Exclusive || r.Mode == flockctx.Exclusive) &&
+		(h.Length == 0 || r.Start-h.Start < h.Length) && (r.Length == 0 || h.Start-r.Start < r.Length)
+}
+
+// who describes a holder.
+func who(h flockctx.Holder) string {
+	switch {
+	case h.PID != 0 && h.Command != "":
+		return fmt.Sprintf("pid %d (%s)", h.PID, printable(h.Command))
+	case h.PID != 0:
+		return fmt.Sprintf("pid %d", h.PID)
+	case h.Locker != 0:
+		return fmt.Sprintf("a process that cannot be seen, locked by pid %d", h.Locker)
+	}
+	return "a process that cannot be seen"
+}
+
 // names lists the files for a reader.
 func names(paths []string) string {
-	var s []string
-	for _, p := range paths {
+	s := slices.Clone(paths)
+	for i, p := range s {
 		if strings.HasPrefix(p, descriptors) {
 			if target, err := os.Readlink(p); err == nil {
-				p = target
+				s[i] = target
 			}
 		}
-		s = append(s, p)
 	}
 	return strings.Join(s, ", ")
 }
 
 // descriptors is where the files of an inherited descriptor have a path.
 const descriptors = "/proc/self/fd/"
-
-// printable replaces what would move the cursor, or worse.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, s)
-}
-
-// cut shortens the line to n characters. The command of a holder gives way, so that
-// the time at the end stays in sight.
-func cut(line string, n int) string {
-	r := []rune(strings.ReplaceAll(line, timeMark, ""))
-	if len(r) <= n || n < 10 {
-		return string(r[:max(0, min(len(r), n))])
-	}
-	tail := 0
-	if before, _, found := strings.Cut(line, timeMark); found && strings.Count(line, timeMark) == 2 {
-		tail = len(r) - len([]rune(before)) + 1 // and the bracket
-	}
-	if tail >= n-1 {
-		tail = 0
-	}
-	return string(r[:n-1-tail]) + "…" + string(r[len(r)-tail:])
-}

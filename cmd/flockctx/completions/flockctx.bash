@@ -3,70 +3,108 @@
 
 _flockctx()
 {
-	local cur=$2 prev=$3 i word operands=0 command=0 list=0 probe=0
+	local cur=$2 i word value='' fd=0 list=0 probe=0 options=1 file=0 command=0
 	COMPREPLY=()
+	[[ $cur == = ]] && cur= # "--also=" is two words
 	# What is before the word: options, the file, the command?
-	for ((i = 1; i < COMP_CWORD; i++)); do
+	for ((i = 1; i < COMP_CWORD && !command; i++)); do
 		word=${COMP_WORDS[i]}
-		case $operands:$word in
-		0:--list) list=1 ;;
-		0:--probe) probe=1 ;;
-		0:--fd) operands=1 ;;&
-		0:-w | 0:--wait | 0:--timeout | 0:-E | 0:--conflict-exit-code | 0:--also | 0:--start | 0:--length | 0:--fd | 1:--fd) ((i++)) ;;
-		0:-*) ;;
-		*) ((operands++)) ;;
-		esac
+		if ((options)); then
+			case $word in
+			--list) list=1 ;;
+			--probe) probe=1 ;;
+			--fd) fd=1 ;;
+			--) options=0 ;;
+			esac
+			case $word in
+			--wait | --timeout | --conflict-exit-code | --also | --start | --length | --fd) ;;
+			-c | --command)
+				((fd)) || continue
+				;;
+			-*)
+				# Bundled: only the last one can have the next word.
+				[[ $word =~ ^-[sexunoF]*([wE])$ ]] || continue
+				word=-${BASH_REMATCH[1]}
+				;;
+			*)
+				options=0
+				;;
+			esac
+			if [[ $word == -* ]]; then
+				if [[ $word != -- ]]; then
+					[[ ${COMP_WORDS[i + 1]} == = ]] && ((i++))
+					((++i >= COMP_CWORD)) && value=$word
+				fi
+				continue
+			fi
+		fi
+		if ((fd || file)); then
+			command=$i
+		else
+			file=$i
+		fi
 	done
+	case $value in
+	-w | --wait | --timeout)
+		mapfile -t COMPREPLY < <(compgen -W '0 1 10 60' -- "$cur")
+		return
+		;;
+	-E | --conflict-exit-code)
+		mapfile -t COMPREPLY < <(compgen -W '{0..255}' -- "$cur")
+		return
+		;;
+	--also)
+		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+		return
+		;;
+	-c | --command)
+		mapfile -t COMPREPLY < <(compgen -c -- "$cur")
+		return
+		;;
+	--*) return ;;
+	esac
 	if ((list)); then
-		COMPREPLY=($(compgen -W '--json' -- "$cur") $(compgen -f -- "$cur"))
+		mapfile -t COMPREPLY < <(
+			compgen -W '--json' -- "$cur"
+			compgen -f -- "$cur"
+		)
 		return
 	fi
 	if ((probe)); then
-		COMPREPLY=($(compgen -d -- "$cur"))
+		mapfile -t COMPREPLY < <(compgen -d -- "$cur")
 		return
 	fi
-	if ((operands == 0)); then
-		case $prev in
-		-w | --wait | --timeout)
-			COMPREPLY=($(compgen -W '0 1 10 60' -- "$cur"))
-			return
-			;;
-		-E | --conflict-exit-code)
-			COMPREPLY=($(compgen -W '{0..255}' -- "$cur"))
-			return
-			;;
-		--fd | --start | --length) return ;;
-		--also)
-			COMPREPLY=($(compgen -f -- "$cur"))
-			return
-			;;
-		esac
+	if ((command)); then
+		# The command's arguments, as the command completes them where that is known.
+		if declare -F _command_offset >/dev/null && [[ ${COMP_WORDS[command]} != -c ]]; then
+			_command_offset "$command"
+		else
+			mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+		fi
+		return
+	fi
+	if ((file)); then
 		case $cur in
-		-*)
-			COMPREPLY=($(compgen -W '--shared --exclusive --unlock --nonblock --wait --timeout
-				--conflict-exit-code --close --command --no-fork --fd --fcntl --start --length --also
-				--remove --verbose --quiet --list --json --probe --help --version' -- "$cur"))
-			;;
-		*) COMPREPLY=($(compgen -f -- "$cur")) ;;
+		-*) mapfile -t COMPREPLY < <(compgen -W '-c --command' -- "$cur") ;;
+		*) mapfile -t COMPREPLY < <(compgen -c -- "$cur") ;;
 		esac
 		return
 	fi
-	if ((operands == 1)); then
-		case $cur in
-		-*) COMPREPLY=($(compgen -W '-c --command' -- "$cur")) ;;
-		*) COMPREPLY=($(compgen -c -- "$cur")) ;;
-		esac
-		return
-	fi
-	# The command's arguments, as the command completes them where that is known.
-	if declare -F _command_offset >/dev/null && ((operands > 1)); then
-		for ((i = 1; i < COMP_CWORD; i++)); do
-			[[ ${COMP_WORDS[i]} == -* ]] || break
-		done
-		_command_offset $((i + 1))
-		return
-	fi
-	COMPREPLY=($(compgen -f -- "$cur"))
+	case $cur in
+	-*)
+		((options)) || return
+		mapfile -t COMPREPLY < <(compgen -W '--shared --exclusive --unlock --nonblock --wait --timeout
+			--conflict-exit-code --close --command --no-fork --fd --fcntl --start --length --also
+			--remove --verbose --quiet --list --json --probe --help --version' -- "$cur")
+		;;
+	*)
+		if ((fd)); then
+			mapfile -t COMPREPLY < <(compgen -c -- "$cur")
+		else
+			mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+		fi
+		;;
+	esac
 }
 
 complete -o filenames -F _flockctx flockctx

@@ -101,8 +101,7 @@ func parkedOn(id *fileID) (ps []parked) {
 		if id != nil && s != shardOf(*id) {
 			continue
 		}
-		var holders []*Flock
-		var keys []queueKey
+		var onHandles []parked
 		s.mu.Lock()
 		for q := s.queues; q != nil; q = q.next {
 			key := q.key
@@ -112,8 +111,7 @@ func parkedOn(id *fileID) (ps []parked) {
 			p := parked{queueKey: key}
 			for l := q.holders; l != nil; l = l.nextHolder {
 				p.path = l.path
-				holders = append(holders, l)
-				keys = append(keys, key)
+				onHandles = append(onHandles, l.parked(key)...)
 			}
 			if p.mode = Shared; q.writer {
 				p.mode = Exclusive
@@ -133,16 +131,19 @@ func parkedOn(id *fileID) (ps []parked) {
 			}
 		}
 		s.mu.Unlock()
-		// Goroutines can also wait for a handle that another goroutine uses.
-		// (A handle's mutex is locked before a shard's, hence the two steps.)
-		for i, l := range holders {
-			l.mu.Lock()
-			if l.turn != nil {
-				for w := l.turn.head; w != nil; w = w.next {
-					ps = append(ps, parked{keys[i], l.mode, false, l.path})
-				}
-			}
-			l.mu.Unlock()
+		ps = append(ps, onHandles...)
+	}
+	return ps
+}
+
+// parked returns the goroutines that wait for the handle itself, which another
+// goroutine uses.
+func (l *Flock) parked(key queueKey) (ps []parked) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.turn != nil {
+		for w := l.turn.head; w != nil; w = w.next {
+			ps = append(ps, parked{key, l.mode, false, l.path})
 		}
 	}
 	return ps

@@ -110,11 +110,11 @@ func TestBadInput(t *testing.T) {
 		refused(t, open(s.DSN("")+" user=nobody_of_that_name"), nil, "credentials")
 	})
 	t.Run("wrong database", func(t *testing.T) {
-		refused(t, open("host="+s.Dir()+" user=postgres dbname=missing"), nil, "missing")
+		refused(t, open(strings.Replace(s.DSN(""), "dbname=postgres", "dbname=missing", 1)), nil, "missing")
 	})
 	t.Run("no right to make the sequence", func(t *testing.T) {
 		exec1(t, s, "create role guest login")
-		l := postgres.New("host="+s.Dir()+" user=guest dbname=postgres", &postgres.Options{TTL: ttl, Sequence: "public.guests"})
+		l := postgres.New(strings.Replace(s.DSN(""), "user=postgres", "user=guest", 1), &postgres.Options{TTL: ttl, Sequence: "public.guests"})
 		refused(t, l, nil, "public", "guests", "permission denied")
 		exec1(t, s, "create sequence guests; grant usage on sequence guests to guest")
 		unlock(t, lock(t, l, "guest"))
@@ -202,19 +202,16 @@ func TestPooler(t *testing.T) {
 				t.Fatalf("%v\n%s", err, out)
 			}
 			ini := filepath.Join(dir, "ini")
-			conf := fmt.Sprintf("[databases]\npostgres = host=%s\n[pgbouncer]\nlisten_port = 5432\nlisten_addr =\nunix_socket_dir = %s\nunix_socket_mode = 0777\nauth_type = any\npool_mode = %s\nignore_startup_parameters = extra_float_digits\n", s.Dir(), dir, mode)
-			conf = strings.Replace(conf, "host="+s.Dir(), "host="+s.Dir()+" user=postgres", 1)
+			conf := fmt.Sprintf("[databases]\npostgres = host=%[1]s port=%[4]d user=postgres\n[pgbouncer]\nlisten_port = %[4]d\nlisten_addr =\nunix_socket_dir = %[2]s\nunix_socket_mode = 0777\nauth_type = any\npool_mode = %[3]s\nignore_startup_parameters = extra_float_digits\n", s.Dir(), dir, mode, s.Port())
 			if err := os.WriteFile(ini, []byte(conf), 0o644); err != nil {
 				t.Fatal(err)
 			}
 			cmd := s.Command(bouncer, "-q", ini)
 			cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+			dismiss := s.StartWatched(cmd, "KILL")
+			t.Cleanup(func() { dismiss(); cmd.Process.Kill(); cmd.Wait() })
 			for limit := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-				if conn, err := net.Dial("unix", filepath.Join(dir, ".s.PGSQL.5432")); err == nil {
+				if conn, err := net.Dial("unix", filepath.Join(dir, filepath.Base(s.Socket()))); err == nil {
 					conn.Close()
 					break
 				}

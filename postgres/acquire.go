@@ -148,8 +148,10 @@ func ended(err error) bool {
 // wait or the lock. The lock is lost to others a TTL after the last sign of life; the
 // timer runs only while the session is idle, so it is set before the wait: a waiter
 // whose network fails is granted the lock and cannot know. Where TCP keeps watch, the
-// server looks after dead clients that wait, too. A token must not come back after a
-// crash, so the sequence's record must be on disk.
+// server looks after dead clients that wait, too: but never sooner than a TTL after
+// their last sign of life, or the lock would go to others while its holder believes in
+// it. A token must not come back after a crash, so the sequence's record must be on
+// disk.
 const setup = `set statement_timeout = 0;
 set lock_timeout = 0;
 set idle_in_transaction_session_timeout = 0;
@@ -158,6 +160,7 @@ set idle_session_timeout = %[2]d;
 set tcp_keepalives_idle = %[3]d;
 set tcp_keepalives_interval = %[3]d;
 set tcp_keepalives_count = 3;
+set tcp_user_timeout = %[2]d;
 select set_config('synchronous_commit', case current_setting('synchronous_commit') when 'off' then 'local' else current_setting('synchronous_commit') end, false);
 select pg_backend_pid(), (select system_identifier from pg_control_system()), case when pg_is_in_recovery() then '' else substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) end`
 
@@ -194,7 +197,7 @@ func (e *engine) prepare(ctx context.Context, s *session, version string) error 
 	if len(row) != 1 || row[0] != strconv.FormatUint(uint64(s.pid), 10) {
 		return errPooler
 	}
-	seconds := max(int64(e.ttl/3/time.Second), 1)
+	seconds := int64((e.ttl + 3*time.Second - 1) / (3 * time.Second))
 	row, err = s.ask(ctx, fmt.Sprintf(setup, checkInterval.Milliseconds(), e.ttl.Milliseconds(), seconds))
 	switch {
 	case err != nil:

@@ -254,7 +254,7 @@ func (s *suite) partitions(t *testing.T) {
 			defer func() { <-slots }()
 			name := fmt.Sprintf("partition%d", i)
 			l, p := s.faults.Network(t)
-			direction := []Direction{Both, ToServer, ToClient}[i%3]
+			direction := []Direction{Both, ToServer, ToClient, Cut}[i%4]
 			var held locker.Held
 			o := Partition(t, p, direction, func() <-chan struct{} {
 				h, err := l.Lock(bg(t), name, locker.Exclusive)

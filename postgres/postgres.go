@@ -94,7 +94,7 @@ func New(dsn string, opts *Options) locker.Locker {
 	}
 	// The kernel tells a waiter of a dead network: it has a query under way, so
 	// it cannot ask.
-	d := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: e.ttl / 3, Interval: e.ttl / 3, Count: 3}}
+	d := &net.Dialer{Control: dialControl(e.ttl), KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: e.ttl / 3, Interval: e.ttl / 3, Count: 3}}
 	e.config.DialFunc = d.DialContext
 	if e.config.RuntimeParams["application_name"] == "" {
 		e.config.RuntimeParams["application_name"] = "flockctx"

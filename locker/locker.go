@@ -8,10 +8,11 @@
 //
 // A lock on a server can be lost while its holder runs: the network fails, the
 // server is restarted, an operator deletes a key. So what a [Locker] gives is a
-// [Held], whose context ends as soon as ownership can no longer be proved, before
-// another holder can be granted the name. Where even that is not enough, because an
-// effect may arrive late, let the resource compare the [Token]: docs/distributed.md
-// shows how.
+// [Held], whose context ends as soon as ownership can no longer be proved. Where the
+// cause is silence, of the network or of a process, it ends before another holder can
+// be granted the name. Where the server itself takes the lock away, the news and the
+// next grant race. Against that, and against an effect that arrives late, only the
+// resource helps, by comparing the [Token]: docs/distributed.md shows how.
 package locker
 
 import (
@@ -63,7 +64,9 @@ type Locker interface {
 // that is forgotten stays locked until the end of the process.
 type Held interface {
 	// Context ends when the lock is released or can no longer be proved to be
-	// held, with a cause that matches [ErrReleased] or [ErrLost]. It has the
+	// held, with a cause that matches [ErrReleased] or [ErrLost]: before the next
+	// grant where the server or the network is silent, and when the news comes
+	// where the server has taken the lock away. It has the
 	// values of Lock's ctx, and neither its deadline nor its end. Derive from it
 	// what must not outlive the lock.
 	Context() context.Context

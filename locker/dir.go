@@ -20,7 +20,8 @@ import (
 // Dir returns a Locker for one machine: each name is a file in dir, locked as
 // flockctx.Lock does with opts, of which Mode is ignored. dir is created, as mkdir -p
 // does, if it is missing when a lock is taken. The files stay, empty and unlocked,
-// unless opts.Remove is set. A nil opts means the defaults.
+// unless opts.Remove is set. Where a file cannot be removed, Unlock says so, and the
+// lock is free all the same. A nil opts means the defaults.
 //
 // A name's file is the name itself where that is a plain file name; other bytes are
 // escaped as %XX, and long names shortened with a hash. No name leads out of dir, and
@@ -86,8 +87,9 @@ type dirHeld struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 
-	mu   sync.Mutex // guards done
-	done bool
+	mu   sync.Mutex // guards the fields below
+	done bool       // the lock is released
+	err  error      // valid once done is set
 }
 
 func (h *dirHeld) Context() context.Context      { return h.ctx }
@@ -99,14 +101,23 @@ func (h *dirHeld) Unlock(context.Context) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.done {
-		return nil
+		return h.err
 	}
 	h.cancel(ErrReleased)
-	if err := h.file.Close(); err != nil && !errors.Is(err, fs.ErrClosed) {
-		return err
+	err := h.file.Close()
+	if errors.Is(err, fs.ErrClosed) {
+		err = nil
 	}
-	h.done = true
-	return nil
+	if err != nil {
+		// It may only be that opts.Remove cannot be done. Few call Unlock again, so
+		// the lock must not wait for that.
+		if uerr := h.file.Unlock(); uerr != nil && !errors.Is(uerr, fs.ErrClosed) {
+			return uerr
+		}
+		h.file.Close()
+	}
+	h.done, h.err = true, err
+	return err
 }
 
 // maxFileName is what every common file system can store.

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -23,9 +22,9 @@ import (
 // unless opts.Remove is set. Where a file cannot be removed, Unlock says so, and the
 // lock is free all the same. A nil opts means the defaults.
 //
-// A name's file is the name itself where that is a plain file name; other bytes are
-// escaped as %XX, and long names shortened with a hash. No name leads out of dir, and
-// no two names share a file.
+// A name's file is the name itself where that has only a-z, 0-9, "-", "_" and inner dots;
+// other bytes are escaped as %XX, and long names shortened with a hash. No name leads
+// out of dir, and no two names share a file, whatever file system dir is on.
 //
 // On a local file system a lock is never lost while its process runs, and free as
 // soon as the process ends. There is no fencing token. Waiting processes are served
@@ -123,15 +122,15 @@ func (h *dirHeld) Unlock(context.Context) error {
 // maxFileName is what every common file system can store.
 const maxFileName = 255
 
-// fileName returns the file's name for a lock's name: another one for each, also
-// where the file system ignores case.
+// fileName returns the file's name for a lock's name: another one for each, also where
+// the file system ignores case. That is no question of the operating system: vfat, CIFS
+// and folders of ext4 do so on Linux.
 func fileName(name string) string {
 	var b strings.Builder
 	for i := range len(name) {
 		switch c := name[i]; {
 		case 'a' <= c && c <= 'z', '0' <= c && c <= '9', c == '-', c == '_',
-			c == '.' && i > 0 && i < len(name)-1,
-			'A' <= c && c <= 'Z' && !foldsCase:
+			c == '.' && i > 0 && i < len(name)-1:
 			b.WriteByte(c)
 		default:
 			fmt.Fprintf(&b, "%%%02X", c)
@@ -149,9 +148,6 @@ func fileName(name string) string {
 	}
 	return s
 }
-
-// foldsCase: the file systems of these systems take "a" and "A" for one file.
-const foldsCase = runtime.GOOS == "windows" || runtime.GOOS == "darwin" || runtime.GOOS == "ios"
 
 // isDevice reports whether Windows would open a device instead of a file.
 func isDevice(s string) bool {

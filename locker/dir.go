@@ -51,25 +51,28 @@ func (d *dirLocker) Lock(ctx context.Context, name string, m Mode) (Held, error)
 }
 
 func (d *dirLocker) TryLock(ctx context.Context, name string, m Mode) (Held, error) {
-	return d.lock(ctx, name, m, func(path string, o *flockctx.Options) (*flockctx.Flock, error) {
-		if ctx.Err() != nil {
-			return flockctx.Lock(ctx, path, o) // which fails with the error that is due
-		}
-		return flockctx.TryLock(path, o)
-	})
+	return d.lock(ctx, name, m, flockctx.TryLock)
 }
 
 func (d *dirLocker) lock(ctx context.Context, name string, m Mode, take func(string, *flockctx.Options) (*flockctx.Flock, error)) (Held, error) {
-	if err := CheckName(name); err != nil {
-		return nil, fmt.Errorf("locker: lock %.64q: %w", name, err)
-	}
 	o := d.opts
 	o.Mode = m
 	path := filepath.Join(d.dir, fileName(name))
+	if ctx.Err() != nil {
+		_, err := flockctx.Lock(ctx, path, &o) // the error that is due, before any other
+		return nil, err
+	}
+	err := CheckName(name)
+	if err == nil && m != Exclusive && m != Shared {
+		err = fmt.Errorf("mode %v: %w", m, errors.ErrUnsupported)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("locker: lock %.64q: %w", name, err)
+	}
 	f, err := take(path, &o)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := os.MkdirAll(d.dir, 0o777); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("locker: lock %.64q: %w", name, err)
 		}
 		f, err = take(path, &o)
 	}

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -80,6 +81,12 @@ func TestDirErrors(t *testing.T) {
 	_, err := locker.Dir(file, nil).Lock(t.Context(), "name", locker.Exclusive)
 	if pe, ok := errors.AsType[*fs.PathError](err); !ok || !strings.HasPrefix(pe.Path, file) {
 		t.Errorf("a file for a folder: %v", err)
+	}
+	if runtime.GOOS == "linux" { // where nobody can make a folder in /proc
+		_, err = locker.Dir("/proc/none", nil).Lock(t.Context(), "name", locker.Exclusive)
+		if err == nil || !strings.Contains(err.Error(), `lock "name"`) {
+			t.Errorf("a folder that cannot be made: %v", err)
+		}
 	}
 	l := locker.Dir(t.TempDir(), nil)
 	if _, err := l.Lock(t.Context(), "", locker.Exclusive); !errors.Is(err, syscall.EINVAL) {

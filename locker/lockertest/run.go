@@ -331,8 +331,10 @@ func (s *suite) unlock(t *testing.T) {
 
 func (s *suite) modes(t *testing.T) {
 	a, b := s.new(t), s.new(t)
-	if _, err := a.Lock(bg(t), "modes", locker.Mode(7)); err == nil {
-		t.Error("Mode(7) was locked")
+	for _, f := range []func(context.Context, string, locker.Mode) (locker.Held, error){a.Lock, a.TryLock} {
+		if _, err := f(bg(t), "modes", locker.Mode(7)); !errors.Is(err, errors.ErrUnsupported) {
+			t.Errorf("Mode(7): %v", err)
+		}
 	}
 	if !s.traits.Shared {
 		for _, f := range []func(context.Context, string, locker.Mode) (locker.Held, error){a.Lock, a.TryLock} {
@@ -386,6 +388,12 @@ func (s *suite) badNames(t *testing.T) {
 			_, err := f(bg(t), name, locker.Exclusive)
 			if err == nil || !strings.Contains(err.Error(), "name") || len(err.Error()) > 300 {
 				t.Errorf("a name of %d bytes: %v", len(name), err)
+			}
+			ctx, cancel := context.WithCancel(context.Background())
+			cancel()
+			_, err = f(ctx, name, locker.Exclusive)
+			if be, ok := errors.AsType[*flockctx.BusyError](err); !ok || !errors.Is(be, context.Canceled) || len(err.Error()) > 600 {
+				t.Errorf("a name of %d bytes with a done ctx: %v", len(name), err)
 			}
 		}
 	}

@@ -16,8 +16,11 @@ import (
 
 const (
 	// checkInterval is how often a backend that waits looks whether its client is
-	// still there.
+	// still there. Servers on some systems cannot do that and refuse the setting
+	// (Windows, older macOS). A waiter that has gone keeps its place there until its
+	// turn comes.
 	checkInterval = 100 * time.Millisecond
+	checkSetting  = "client_connection_check_interval"
 
 	// patience bounds the wait for a connection, or for the answer to a try, where ctx does not.
 	patience = 10 * time.Second
@@ -155,8 +158,8 @@ func ended(err error) bool {
 const setup = `set statement_timeout = 0;
 set lock_timeout = 0;
 set idle_in_transaction_session_timeout = 0;
-set client_connection_check_interval = %[1]d;
-set idle_session_timeout = %[2]d;
+select set_config(name, '0', false) from pg_settings where name = 'transaction_timeout';
+%[1]sset idle_session_timeout = %[2]d;
 set tcp_keepalives_idle = %[3]d;
 set tcp_keepalives_interval = %[3]d;
 set tcp_keepalives_count = 3;
@@ -198,7 +201,13 @@ func (e *engine) prepare(ctx context.Context, s *session, version string) error 
 		return errPooler
 	}
 	seconds := int64((e.ttl + 3*time.Second - 1) / (3 * time.Second))
-	row, err = s.ask(ctx, fmt.Sprintf(setup, checkInterval.Milliseconds(), e.ttl.Milliseconds(), seconds))
+	set := func(check string) ([]string, error) {
+		return s.ask(ctx, fmt.Sprintf(setup, check, e.ttl.Milliseconds(), seconds))
+	}
+	row, err = set(fmt.Sprintf("set %s = %d;\n", checkSetting, checkInterval.Milliseconds()))
+	if pe, ok := errors.AsType[*pgconn.PgError](err); ok && strings.Contains(pe.Message, checkSetting) {
+		row, err = set("")
+	}
 	switch {
 	case err != nil:
 		return err

@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/flockctx/flockctx/internal/pgtest"
 	"github.com/flockctx/flockctx/locker"
@@ -150,37 +149,27 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
-// TestOldServer talks to a server that says it is version 13.
-func TestOldServer(t *testing.T) {
+// TestOtherServers talks to servers that cannot be had here.
+func TestOtherServers(t *testing.T) {
 	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				b := pgproto3.NewBackend(c, c)
-				if _, err := b.ReceiveStartupMessage(); err != nil {
-					return
-				}
-				b.Send(&pgproto3.AuthenticationOk{})
-				b.Send(&pgproto3.ParameterStatus{Name: "server_version", Value: "13.14 (Debian 13.14-1)"})
-				b.Send(&pgproto3.BackendKeyData{ProcessID: 7, SecretKey: []byte{1, 2, 3, 4}})
-				b.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
-				b.Flush()
-				b.Receive()
-			}()
+	t.Run("too old", func(t *testing.T) {
+		f := &fake{version: "13.14 (Debian 13.14-1)"}
+		refused(t, open(f.start(t)), errors.ErrUnsupported, "13.14", "14")
+	})
+	t.Run("one that cannot look after its clients", func(t *testing.T) {
+		f := &fake{version: "16.1", refuse: "client_connection_check_interval"}
+		unlock(t, lock(t, open(f.start(t)), "other"))
+		if !f.asks("idle_session_timeout") {
+			t.Error("the other settings are missing")
 		}
-	}()
-	host, port, _ := net.SplitHostPort(l.Addr().String())
-	refused(t, open("host="+host+" port="+port+" user=postgres sslmode=disable"), errors.ErrUnsupported, "13.14", "14")
+	})
+	t.Run("one with a transaction_timeout", func(t *testing.T) {
+		f := &fake{version: "17.0"}
+		unlock(t, lock(t, open(f.start(t)), "other"))
+		if !f.asks("set_config", "'0'", "'transaction_timeout'") {
+			t.Error("its transaction_timeout ends a wait")
+		}
+	})
 }
 
 // TestPooler puts PgBouncer in between. In transaction mode it gave one lock to two

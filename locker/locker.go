@@ -87,8 +87,8 @@ type Held interface {
 	// On nil the lock was held to the end and is free. An error that matches
 	// [ErrLost] says that it was lost before: somebody else may have held it
 	// meanwhile. One that matches [ErrUnsure] says that no answer came: the lock
-	// frees itself within Traits().Cleanup, or sooner. Repeated calls return the
-	// first answer. Only a local file can stay locked after an error, which is
+	// may have been lost before, and if not frees itself, see Traits.Cleanup.
+	// Repeated calls return the first answer. Only a local file can stay locked after an error, which is
 	// then the system's, an [*io/fs.PathError]; Unlock may then be called again.
 	Unlock(ctx context.Context) error
 }
@@ -126,7 +126,8 @@ var (
 	// ownership could not be proved any more.
 	ErrLost = errors.New("locker: lock lost")
 
-	// ErrUnsure says that a release was not answered. The lock frees itself.
+	// ErrUnsure says that a release was not answered. The lock frees itself, if it
+	// had not been lost before.
 	ErrUnsure = errors.New("locker: release not confirmed")
 
 	// ErrDeadlock says that a Lock waited, through whatever other holders, for a

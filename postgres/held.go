@@ -81,6 +81,9 @@ func (h *held) unsure(err error) error {
 }
 
 func (h *held) release(ctx context.Context) error {
+	if !h.s.alive() { // known, even if keep has not run yet
+		h.Lose(fmt.Errorf("its connection has ended: %w", h.s.err))
+	}
 	if lost := h.Release(); lost != nil {
 		h.s.close()
 		return lost

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -430,4 +431,38 @@ func TestLatency(t *testing.T) {
 	lockertest.Latency(t, "plain advisory lock, new connection", n/2, plain(true))
 	lockertest.HandOver(t, "flockctx", n/4, 20*time.Millisecond, ours(0), ours(0))
 	lockertest.HandOver(t, "plain advisory lock", n/4, 20*time.Millisecond, plain(false), plain(false))
+}
+
+// TestTerminatedAtUnlock terminates backends around the Unlock of their holders. The
+// server says that it has ended the session, or has unlocked before: the holder must
+// not be left unsure. It is not parallel, since it has one processor for all goroutines.
+func TestTerminatedAtUnlock(t *testing.T) {
+	s := pgtest.Start(t)
+	ctx := within(t, time.Minute)
+	conn, err := pgx.Connect(ctx, s.DSN(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	// So that the reader has seen nothing yet when Unlock asks.
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	for _, dsn := range []string{s.DSN(""), s.TCP(s.Addr())} {
+		l := open(dsn)
+		lost := 0
+		const n = 100
+		for i := range n {
+			h := lock(t, l, "terminated")
+			if _, err := conn.Exec(ctx, "select pg_terminate_backend(pid) from pg_locks where granted and locktype = 'advisory'"); err != nil {
+				t.Fatal(err)
+			}
+			for begin, d := time.Now(), rand.N(3*time.Millisecond); time.Since(begin) < d; {
+			}
+			if err := h.Unlock(ctx); errors.Is(err, locker.ErrLost) {
+				lost++
+			} else if err != nil {
+				t.Fatalf("run %d: %v", i, err)
+			}
+		}
+		t.Logf("%d of %d were lost", lost, n)
+	}
 }

@@ -67,7 +67,8 @@ func (a *attempt) acquire(ctx context.Context) (*held, error) {
 func (a *attempt) on(ctx context.Context, s *session) (*held, error) {
 	a.asked = false
 	e, k := a.engine, key(a.call.Name)
-	h := &held{engine: e, call: a.call, s: s, outer: outerOf(ctx, e)}
+	h := &held{engine: e, call: a.call, s: s, parent: parentOf(ctx)}
+	h.outer = e.outer(h.parent)
 	var shared, sql string
 	if a.call.Mode == locker.Shared {
 		shared = "_shared"

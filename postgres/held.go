@@ -18,7 +18,8 @@ type held struct {
 	engine *engine
 	call   *lease.Call
 	s      *session
-	outer  *held  // the lock under which Lock was called, or nil
+	parent *held  // the lock under which Lock was called, of whatever engine, or nil
+	outer  *held  // the nearest one of the same engine that is held, or nil
 	unlock string // the query that unlocks
 	token  locker.Token
 	fenced bool

@@ -14,7 +14,8 @@
 //
 // A Lock that is called under another one, with the context of its Held or one from
 // locker.Do, and in the end waits for it, fails with [locker.ErrDeadlock] after about a
-// second.
+// second. A lock that one Locker takes under another Locker's is not followed, even in
+// one database: use one Locker in a process.
 //
 // While a Lock waits, its query is active: it keeps one connection of the server busy,
 // and holds back vacuum in its database like any long query.

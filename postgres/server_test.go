@@ -466,3 +466,23 @@ func TestTerminatedAtUnlock(t *testing.T) {
 		t.Logf("%d of %d were lost", lost, n)
 	}
 }
+
+// TestStrangeApplicationName: names of other programs look as ours do and are none.
+func TestStrangeApplicationName(t *testing.T) {
+	t.Parallel()
+	s := pgtest.Start(t)
+	ctx := within(t, time.Minute)
+	conn, err := pgx.Connect(ctx, s.DSN("")+" application_name='flockctx under 99999999999'")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	l := open(s.DSN(""))
+	err = locker.Do(ctx, l, "strange too", locker.Exclusive, func(ctx context.Context) error {
+		_, err := l.Lock(ctx, "strange too", locker.Exclusive)
+		return err
+	})
+	if !errors.Is(err, locker.ErrDeadlock) {
+		t.Error(err)
+	}
+}

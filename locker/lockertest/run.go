@@ -488,6 +488,24 @@ func (s *suite) deadlocks(t *testing.T) {
 	}
 	t.Logf("found after %v", time.Since(begin))
 
+	// By the context of a Held.
+	h := lock(t, l, "deadlock a")
+	if _, err := l.Lock(h.Context(), "deadlock a", locker.Exclusive); !errors.Is(err, locker.ErrDeadlock) {
+		t.Errorf("a name under itself, by Held.Context: %v", err)
+	}
+	unlock(t, h)
+
+	// Over a lock of another Locker.
+	other := s.new(t)
+	err := locker.Do(bg(t), l, "deadlock a", locker.Exclusive, func(ctx context.Context) error {
+		return locker.Do(ctx, other, "deadlock b", locker.Exclusive, func(ctx context.Context) error {
+			return locker.Do(ctx, l, "deadlock a", locker.Exclusive, func(context.Context) error { return nil })
+		})
+	})
+	if !errors.Is(err, locker.ErrDeadlock) {
+		t.Errorf("a name under itself, over another Locker: %v", err)
+	}
+
 	// Two that meet, and one between them that holds another lock in between.
 	names := []string{"deadlock a", "deadlock b", "deadlock c"}
 	for n := 2; n <= 3; n++ {
@@ -516,7 +534,7 @@ func (s *suite) deadlocks(t *testing.T) {
 	}
 
 	// No circle, only a wait: it must not be taken for one.
-	h := lock(t, s.new(t), "deadlock b")
+	h = lock(t, s.new(t), "deadlock b")
 	errs := make(chan error)
 	go func() { errs <- nest("deadlock a", "deadlock b", func() {}) }()
 	s.queued(t, "deadlock b", 1)

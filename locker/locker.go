@@ -99,6 +99,7 @@ type Held interface {
 type Token struct {
 	// Epoch names the life of the server's data. Tokens of different epochs
 	// cannot be compared: the cluster was rebuilt, or a replica was promoted.
+	// Not every restore from a backup begins a new one: docs/distributed.md.
 	Epoch string
 
 	// N grows with every exclusive grant of a name within an Epoch.

@@ -76,11 +76,11 @@ func (a *attempt) on(ctx context.Context, s *session) (*held, error) {
 	// The token is drawn under the lock, in the same round trip.
 	switch {
 	case a.try && shared == "":
-		sql = fmt.Sprintf("select case when pg_try_advisory_lock(%d) then nextval('%s') end", k, e.sequenceLiteral())
+		sql = e.draw(fmt.Sprintf("case when pg_try_advisory_lock(%d) then nextval('%s') end", k, e.sequenceLiteral()))
 	case a.try:
 		sql = fmt.Sprintf("select case when pg_try_advisory_lock_shared(%d) then 0 end", k)
 	case shared == "":
-		sql = fmt.Sprintf("select pg_advisory_lock(%d); select nextval('%s')", k, e.sequenceLiteral())
+		sql = fmt.Sprintf("select pg_advisory_lock(%d); ", k) + e.draw(fmt.Sprintf("nextval('%s')", e.sequenceLiteral()))
 	default:
 		sql = fmt.Sprintf("select pg_advisory_lock_shared(%d); select 0", k)
 	}
@@ -135,10 +135,22 @@ func (a *attempt) on(ctx context.Context, s *session) (*held, error) {
 			s.close()
 			return nil, fmt.Errorf("fencing token %q of sequence %s: %w", row[0], e.sequence, err)
 		}
-		h.token, h.fenced = locker.Token{Epoch: s.epoch, N: n}, true
+		h.token, h.fenced = locker.Token{Epoch: s.epoch + "." + row[1], N: n}, true
 	}
 	h.Proof = lease.New(ctx, e.ttl, sent, a.call.String())
 	return h, nil
+}
+
+// draw returns the query for what token yields, if that is not null, with the identity
+// of the sequence it comes from: another search_path, or a sequence that was made anew,
+// is another epoch.
+//
+// A sequence's state is logged once in 32 values, and whoever draws the first of them
+// waits until the record is on disk. One that draws the next meanwhile would not, and a
+// crash could bring its token back. So the transaction is made to wait, by giving it an
+// ID, whenever anything is not on disk yet.
+func (e *engine) draw(token string) string {
+	return fmt.Sprintf("select n, '%s'::regclass::oid, case when n is not null and pg_current_wal_flush_lsn() < pg_current_wal_insert_lsn() then pg_current_xact_id() end from (select %s as n) drawn", e.sequenceLiteral(), token)
 }
 
 // ended reports whether err is the end of the connection, and not an answer that left
@@ -233,7 +245,7 @@ var errPooler = fmt.Errorf("a connection pooler is in between, which would give 
 // ensureSequence makes the sequence of the tokens, and refuses one that would not
 // grow from grant to grant.
 func (e *engine) ensureSequence(ctx context.Context, s *session) error {
-	look := fmt.Sprintf("select seqcache = 1 and seqincrement > 0 and not seqcycle from pg_sequence where seqrelid = to_regclass('%s')", e.sequenceLiteral())
+	look := fmt.Sprintf("select seqcache = 1 and seqincrement > 0 and not seqcycle and relpersistence = 'p' from pg_sequence join pg_class on pg_class.oid = seqrelid where seqrelid = to_regclass('%s')", e.sequenceLiteral())
 	row, err := s.ask(ctx, look)
 	if err != nil {
 		return err
@@ -249,7 +261,7 @@ func (e *engine) ensureSequence(ctx context.Context, s *session) error {
 		}
 	}
 	if row[0] != "t" {
-		return errors.New("its values do not rise from one session to the next: it needs CACHE 1, a positive INCREMENT and NO CYCLE")
+		return errors.New("its values do not rise from one session to the next, or after a crash: it needs CACHE 1, a positive INCREMENT, NO CYCLE, and to be neither UNLOGGED nor TEMPORARY")
 	}
 	return nil
 }

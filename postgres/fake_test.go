@@ -78,7 +78,7 @@ func (f *fake) serve(c net.Conn) {
 		case strings.Contains(q.String, "pg_backend_pid"):
 			row(b, "7")
 		case strings.Contains(q.String, "nextval"):
-			row(b, "1", "", "1")
+			row(b, "1", "16384", "")
 		default:
 			row(b, "t")
 		}

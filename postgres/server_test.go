@@ -122,10 +122,32 @@ func TestBadInput(t *testing.T) {
 	t.Run("a sequence that does not rise", func(t *testing.T) {
 		exec1(t, s, "create sequence cached cache 10")
 		refused(t, postgres.New(s.DSN(""), &postgres.Options{TTL: ttl, Sequence: "cached"}), nil, "CACHE 1")
+		if query(t, s, "select current_setting('server_version_num')::int >= 150000")[0] == "true" {
+			exec1(t, s, "create unlogged sequence unlogged")
+			refused(t, postgres.New(s.DSN(""), &postgres.Options{TTL: ttl, Sequence: "unlogged"}), nil, "UNLOGGED")
+		}
+	})
+	t.Run("a sequence made anew", func(t *testing.T) {
+		l := postgres.New(s.DSN(""), &postgres.Options{TTL: ttl, Sequence: "anew"})
+		var tokens [2]locker.Token
+		for i := range tokens {
+			h := lock(t, l, "anew")
+			tokens[i], _ = h.Token()
+			unlock(t, h)
+			exec1(t, s, "drop sequence anew; create sequence anew")
+		}
+		if tokens[0].Epoch == tokens[1].Epoch {
+			t.Errorf("%v, then %v", tokens[0], tokens[1])
+		}
 	})
 	t.Run("a quote in the sequence's name", func(t *testing.T) {
 		l := postgres.New(s.DSN(""), &postgres.Options{TTL: ttl, Sequence: `it's "odd"`})
 		unlock(t, lock(t, l, "quote"))
+		h, err := l.TryLock(within(t, time.Minute), "quote", locker.Exclusive)
+		if err != nil {
+			t.Fatal(err)
+		}
+		unlock(t, h)
 	})
 	t.Run("no connection left", func(t *testing.T) {
 		small := pgtest.Start(t, "max_connections=4")

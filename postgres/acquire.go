@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -39,7 +40,7 @@ func (a *attempt) unanswered(err error) error {
 		return nil
 	}
 	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return errors.New("no answer from the server")
+		return a.engine.silence()
 	}
 	return err
 }
@@ -107,7 +108,7 @@ func (a *attempt) on(ctx context.Context, s *session) (*held, error) {
 		case pe != nil && pe.Code == "40P01":
 			err = fmt.Errorf("%w: %w", locker.ErrDeadlock, err)
 		case cause != nil && ctx.Err() == nil:
-			err = fmt.Errorf("no answer from the server within %v: %w", patience, err)
+			err = fmt.Errorf("%w within %v", e.silence(), patience)
 		case ended(err):
 			err = fmt.Errorf("%w: the connection has ended: %w", locker.ErrLost, err)
 		}
@@ -126,6 +127,9 @@ func (a *attempt) on(ctx context.Context, s *session) (*held, error) {
 		cancel()
 		if err != nil {
 			s.close()
+			if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+				err = e.silence()
+			}
 			return nil, fmt.Errorf("%w: the connection has ended: %w", locker.ErrLost, err)
 		}
 	}
@@ -181,16 +185,21 @@ select set_config('synchronous_commit', case current_setting('synchronous_commit
 select pg_backend_pid(), (select system_identifier from pg_control_system()), case when pg_is_in_recovery() then '' else substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) end`
 
 // connect opens a session that can lock.
-func (e *engine) connect(ctx context.Context) (*session, error) {
+func (e *engine) connect(ctx context.Context) (s *session, err error) {
 	cctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+	defer func() {
+		// The caller's ctx goes on, so the error must not match the end of a context.
+		if err != nil && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+			err = fmt.Errorf("%w within %v (%v)", e.silence(), patience, err)
+		}
+	}()
 	conn, err := pgconn.ConnectConfig(cctx, e.config)
 	if err != nil {
 		return nil, explain(err)
 	}
 	version := conn.ParameterStatus("server_version")
-	s, err := newSession(conn)
-	if err != nil {
+	if s, err = newSession(conn); err != nil {
 		return nil, err
 	}
 	if err := e.prepare(cctx, s, version); err != nil {
@@ -275,6 +284,22 @@ func leadingDigits(s string) string {
 		i++
 	}
 	return s[:i]
+}
+
+// silence says who does not answer.
+func (e *engine) silence() error {
+	var at []string
+	add := func(host string, port uint16) {
+		// A host is there twice if it is tried with and without TLS.
+		if _, address := pgconn.NetworkAddress(host, port); !slices.Contains(at, address) {
+			at = append(at, address)
+		}
+	}
+	add(e.config.Host, e.config.Port)
+	for _, f := range e.config.Fallbacks {
+		add(f.Host, f.Port)
+	}
+	return fmt.Errorf("no answer from the server at %s", strings.Join(at, ", "))
 }
 
 // explain adds to a connection's error what to do about it.

@@ -195,6 +195,46 @@ func TestOtherServers(t *testing.T) {
 	})
 }
 
+// TestSilentServer: whoever waits for nothing is told for whom, and not that a context
+// has ended that goes on.
+func TestSilentServer(t *testing.T) {
+	t.Parallel()
+	check := func(t *testing.T, err error, addr string) {
+		t.Helper()
+		t.Log(err)
+		if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) ||
+			!strings.Contains(err.Error(), "no answer") || !strings.Contains(err.Error(), addr) {
+			t.Errorf("%v", err)
+		}
+	}
+	t.Run("after the handshake", func(t *testing.T) {
+		t.Parallel()
+		f := &fake{version: "15.1", silent: "pg_backend_pid"}
+		dsn := f.start(t)
+		_, err := open(dsn).Lock(within(t, time.Minute), "silent", locker.Exclusive)
+		check(t, err, strings.TrimPrefix(strings.TrimSuffix(dsn, "/postgres?sslmode=disable"), "postgres://postgres@"))
+	})
+	t.Run("from the beginning", func(t *testing.T) {
+		t.Parallel()
+		s := pgtest.Start(t)
+		p := lockertest.NewProxy(t, "tcp", s.Addr())
+		p.Swallow(lockertest.Both)
+		_, err := open(s.TCP(p.Addr())).Lock(within(t, time.Minute), "silent", locker.Exclusive)
+		check(t, err, p.Addr())
+	})
+	t.Run("on a connection that was kept", func(t *testing.T) {
+		t.Parallel()
+		s := pgtest.Start(t)
+		p := lockertest.NewProxy(t, "tcp", s.Addr())
+		// The TTL is long, so that the connection does not end first.
+		l := postgres.New(s.TCP(p.Addr()), &postgres.Options{TTL: time.Minute})
+		unlock(t, lock(t, l, "silent"))
+		p.Swallow(lockertest.Both)
+		_, err := l.TryLock(within(t, time.Minute), "silent", locker.Exclusive)
+		check(t, err, p.Addr())
+	})
+}
+
 // TestPooler puts PgBouncer in between. In transaction mode it gave one lock to two
 // clients.
 func TestPooler(t *testing.T) {

@@ -73,8 +73,10 @@ type Held interface {
 
 	// Valid returns the instant up to which ownership is proved by now; it moves
 	// on while the server answers. ok is false where ownership has no limit.
-	// Compare it before an effect that takes a known time. After the lock has
-	// ended it lies in the past.
+	// Compare it before an effect that takes a known time, and ask anew each
+	// time: comparisons of a time.Time use Go's clock, for which the instant moves
+	// away while the machine is suspended. After the lock has ended it lies in the
+	// past.
 	Valid() (until time.Time, ok bool)
 
 	// Token returns the fencing token of the grant. ok is false where there is

@@ -47,6 +47,10 @@ func (h *held) keep() {
 			return
 		case <-next.C:
 		}
+		if h.Err() != nil { // looks at the clock
+			h.hangUp()
+			return
+		}
 		sent := lease.Now()
 		_, err := h.s.ask(h.Proof, "select 1")
 		switch {

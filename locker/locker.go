@@ -45,9 +45,9 @@ type Locker interface {
 	// [context.Cause](ctx); a ctx that is done on entry always fails so. A place
 	// in an engine's queue that is lost with the connection fails with an error
 	// that matches [ErrLost]. A mode that the engine lacks matches
-	// [errors.ErrUnsupported]. On any error nothing is held; what the call left
-	// on a server frees itself, at once where the server can be reached and else
-	// within Traits().Cleanup.
+	// [errors.ErrUnsupported]. On any error nothing is held. What the call left on
+	// a server frees itself: at once where the server can be reached, else as
+	// [Traits].Cleanup says.
 	Lock(ctx context.Context, name string, m Mode) (Held, error)
 
 	// TryLock locks name in mode m if that needs no waiting for another holder.
@@ -89,7 +89,7 @@ type Held interface {
 	// On nil the lock was held to the end and is free. An error that matches
 	// [ErrLost] says that it was lost before: somebody else may have held it
 	// meanwhile. One that matches [ErrUnsure] says that no answer came: the lock
-	// may have been lost before, and if not frees itself, see Traits.Cleanup.
+	// may have been lost before, and if not frees itself, see [Traits].
 	// Repeated calls return the first answer. Only a local file can stay locked after an error, which is
 	// then the system's, an [*io/fs.PathError]; Unlock may then be called again.
 	Unlock(ctx context.Context) error
@@ -113,12 +113,19 @@ func (t Token) String() string { return fmt.Sprintf("%s/%d", t.Epoch, t.N) }
 
 // Traits says what an engine can do.
 type Traits struct {
-	CanLose   bool          // a lock can be lost while its holder runs
-	Cleanup   time.Duration // at most this after a crash or an ErrUnsure the lock is free
-	Shared    bool          // Shared works
-	FIFO      bool          // first come, first served, across processes
-	Fenced    bool          // exclusive grants have a Token
-	Deadlocks bool          // locks that wait for each other are found, see ErrDeadlock
+	CanLose   bool // a lock can be lost while its holder runs
+	Shared    bool // Shared works
+	FIFO      bool // first come, first served, across processes
+	Fenced    bool // exclusive grants have a Token
+	Deadlocks bool // locks that wait for each other are found, see ErrDeadlock
+
+	// Cleanup is how long the lock of a holder that is gone, or whose release was
+	// not answered, keeps others out as a rule. It is no bound. etcd lengthens a
+	// TTL below 1.5 times its election timeout, and begins it anew when it elects a
+	// leader. On PostgreSQL a waiter that was cut off keeps its place until the
+	// server's kernel has given it up, and where that cannot be, until its turn has
+	// come and a TTL has passed.
+	Cleanup time.Duration
 }
 
 var (

@@ -35,7 +35,7 @@ func TestPartitionsOverTCP(t *testing.T) {
 				wg.Go(func() {
 					p := lockertest.NewProxy(t, "tcp", s.Addr())
 					name := ttl.String() + string(rune('a'+i))
-					o := lockertest.Partition(t, p, []lockertest.Direction{lockertest.Cut, lockertest.Both}[i%2], func() <-chan struct{} {
+					o := lockertest.Partition(t, func() { p.Swallow([]lockertest.Direction{lockertest.Cut, lockertest.Both}[i%2]) }, func() <-chan struct{} {
 						return lock(t, postgres.New(s.TCP(p.Addr()), &postgres.Options{TTL: ttl}), name).Context().Done()
 					}, func() {
 						unlock(t, lock(t, postgres.New(s.TCP(s.Addr()), &postgres.Options{TTL: ttl}), name))

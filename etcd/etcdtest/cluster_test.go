@@ -204,26 +204,6 @@ func TestServers(t *testing.T) {
 			t.Errorf("left: %v", all)
 		}
 	})
-
-	t.Run("an unlock without an answer", func(t *testing.T) {
-		p := lockertest.NewProxy(t, "tcp", c.Servers[0].Addr())
-		l := open(c.Client(t, p.Addr()))
-		h := lock(t, l, "unsure")
-		p.Swallow(lockertest.Both)
-		short, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
-		defer cancel()
-		begin := time.Now()
-		err := h.Unlock(short)
-		if !errors.Is(err, locker.ErrUnsure) {
-			t.Errorf("Unlock: %v", err)
-		}
-		if again := h.Unlock(ctx(t)); again != err {
-			t.Errorf("repeated: %v", again)
-		}
-		other := lock(t, open(c.Client(t)), "unsure")
-		t.Logf("%v; free after %v, Cleanup is %v", err, time.Since(begin), l.Traits().Cleanup)
-		other.Unlock(ctx(t))
-	})
 }
 
 // TestWaiterLosesItsPlace: a queued waiter whose lease has died must not wait for ever.
@@ -316,7 +296,9 @@ func TestControl(t *testing.T) {
 			client := c.Client(t, p.Addr())
 			direct := c.Client(t)
 			name := fmt.Sprintf("control%d/", i)
-			o := lockertest.Partition(t, p, []lockertest.Direction{lockertest.Both, lockertest.ToServer, lockertest.ToClient}[i%3], func() <-chan struct{} {
+			o := lockertest.Partition(t, func() {
+				p.Swallow([]lockertest.Direction{lockertest.Both, lockertest.ToServer, lockertest.ToClient}[i%3])
+			}, func() <-chan struct{} {
 				// The client looks for lapsed leases every second from its
 				// first one on: as a client that has been running for long.
 				if _, err := concurrency.NewSession(client); err != nil {

@@ -49,10 +49,17 @@ type Faults struct {
 	// Network returns a Locker of its own behind a Proxy.
 	Network func(t testing.TB) (locker.Locker, *Proxy)
 
+	// LongTTL returns a Locker with a TTL of 10 s or more.
+	LongTTL func(t testing.TB) locker.Locker
+
+	// KillFrees is how soon the lock of a killed process must be free. 0 means
+	// Traits.Cleanup, and some time for a busy machine.
+	KillFrees time.Duration
+
 	// Restart ends the server as a crash does, and starts it again.
 	Restart func(t testing.TB)
 
-	// Partitions is how many partitions to inject; 0 means 6.
+	// Partitions is how many partitions to inject; 0 means 8.
 	Partitions int
 }
 
@@ -66,7 +73,7 @@ type suite struct {
 // same engine. TTLs should be short: some tests wait for several.
 func Run(t *testing.T, newLocker func(t testing.TB) locker.Locker, faults Faults) {
 	if faults.Partitions == 0 {
-		faults.Partitions = 6
+		faults.Partitions = 8
 	}
 	s := &suite{new: newLocker, faults: faults, traits: newLocker(t).Traits()}
 	for _, test := range []struct {
@@ -355,13 +362,56 @@ func (s *suite) modes(t *testing.T) {
 		}
 		held = append(held, h)
 	}
+	for _, l := range []locker.Locker{a, b} {
+		h, err := l.Lock(bg(t), "modes", locker.Shared)
+		if err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, h)
+	}
 	s.busy(t, b, "modes", locker.Exclusive)
+
+	// An exclusive one waits for all of them, and shared ones wait for it.
+	type grant struct {
+		h   locker.Held
+		err error
+	}
+	granted := make(chan grant)
+	wait := func(l locker.Locker, m locker.Mode) {
+		go func() {
+			h, err := l.Lock(bg(t), "modes", m)
+			granted <- grant{h, err}
+		}()
+		s.queued(t, "modes", 1)
+	}
+	wait(b, locker.Exclusive)
 	for _, h := range held {
+		select {
+		case g := <-granted:
+			t.Fatalf("an exclusive lock beside a shared one: %v, %v", g.h, g.err)
+		default:
+		}
 		unlock(t, h)
 	}
-	h := lock(t, b, "modes")
+	g := <-granted
+	if g.err != nil {
+		t.Fatal(g.err)
+	}
 	s.busy(t, a, "modes", locker.Shared)
-	unlock(t, h)
+	wait(a, locker.Shared)
+	select {
+	case g := <-granted:
+		t.Fatalf("a shared lock beside an exclusive one: %v, %v", g.h, g.err)
+	default:
+	}
+	unlock(t, g.h)
+	if g = <-granted; g.err != nil {
+		t.Fatal(g.err)
+	}
+	if _, ok := g.h.Token(); ok {
+		t.Error("a shared lock has a token")
+	}
+	unlock(t, g.h)
 }
 
 func (s *suite) names(t *testing.T) {

@@ -5,7 +5,8 @@
 // its [locker.Held] context ends, when the renewals have not been answered for 90 %
 // of the TTL, counted from when they were sent; the server lets the next one in after
 // the whole TTL. So two holders never overlap as long as no clock runs 10 % fast or
-// slow, whatever the network does.
+// slow, whatever the network does. But who deletes a holder's key or revokes its lease
+// lets the next one in at once, and the holder hears of it some milliseconds later.
 //
 // A holder that crashes keeps others out until its lease ends: the TTL, more where
 // etcd elects a leader meanwhile, which renews every lease.

@@ -189,8 +189,14 @@ func (e *engine) connect(ctx context.Context) (s *session, err error) {
 	cctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	defer func() {
-		// The caller's ctx goes on, so the error must not match the end of a context.
-		if err != nil && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+		if !errors.Is(err, context.DeadlineExceeded) {
+			return
+		}
+		limit, _ := cctx.Deadline()
+		if own, ok := ctx.Deadline(); ok && !own.After(limit) {
+			<-ctx.Done() // the network may hear of it a moment earlier
+		} else if ctx.Err() == nil {
+			// An error that matches the end of a context would blame the caller's.
 			err = fmt.Errorf("%w within %v (%v)", e.silence(), patience, err)
 		}
 	}()

@@ -6,7 +6,8 @@
 // connections would give one lock to two clients, and is refused. The server frees a
 // lock as soon as it sees the connection end, and after a TTL in which the holder was
 // silent. The holder's [locker.Held] context ends when the connection does, or when the
-// server has not answered for 90 % of the TTL.
+// server has not answered for 90 % of the TTL. Where the server or something in between
+// ends the connection, the next holder may come before the news.
 //
 // A name's lock is the first 8 bytes of the name's SHA-256, as a key of
 // pg_advisory_lock in the database of the connection. Two names that share those 8

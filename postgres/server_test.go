@@ -420,13 +420,23 @@ func TestControl(t *testing.T) {
 			o := lockertest.Partition(t, func() { p.Swallow(lockertest.Both) }, func() <-chan struct{} {
 				conn := take(s.DSN(filepath.Dir(p.Addr())))
 				lost := make(chan struct{})
+				var using sync.Mutex // a Conn is not safe for concurrent use
+				closed := func() bool {
+					using.Lock()
+					defer using.Unlock()
+					return conn.IsClosed()
+				}
 				go func() {
-					for !conn.IsClosed() {
+					for !closed() {
 						time.Sleep(10 * time.Millisecond)
 					}
 					close(lost)
 				}()
-				t.Cleanup(func() { conn.Close(within(t, time.Millisecond)) })
+				t.Cleanup(func() {
+					using.Lock()
+					defer using.Unlock()
+					conn.Close(within(t, time.Millisecond))
+				})
 				return lost
 			}, func() { take(s.DSN("")) })
 			mu.Lock()

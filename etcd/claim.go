@@ -4,14 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"sync"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -99,7 +102,7 @@ func (e *engine) claim(ctx context.Context, call *lease.Call, queue string) (*cl
 			defer cancel()
 			defer time.AfterFunc(e.ttl, cancel).Stop()
 			if a := <-answers; a.err == nil {
-				e.dispose(ctx, a.resp.ID)
+				e.dispose(ctx, a.resp.ID, time.Duration(a.resp.TTL)*time.Second)
 			}
 		}()
 		return nil, ctx.Err()
@@ -134,8 +137,8 @@ func (c *claim) acquire(ctx context.Context, try bool) error {
 }
 
 // enqueue puts the key and returns its revision, which is its place in the queue and
-// the fencing token, and whether that place is the first. A transaction whose fate is unknown is sent again, which changes
-// nothing if the first one was made.
+// the fencing token, and whether that place is the first. A transaction whose fate is
+// unknown is sent again, which changes nothing if the first one was made.
 func (c *claim) enqueue(ctx context.Context, try bool) (rev int64, first bool, err error) {
 	if try {
 		// A look first: a key that is put behind a holder and taken back would
@@ -314,9 +317,10 @@ func (c *claim) watch(rev int64) {
 	}
 }
 
-// renew keeps the lease alive until the proof ends. It is not the client's KeepAlive,
+// renew keeps the lease alive until the proof ends. It is neither the client's KeepAlive,
 // which counts a TTL from the arrival of an answer, and stays with one server even
-// where that one is frozen.
+// where that one is frozen, nor its KeepAliveOnce, which tries again and again without
+// a pause where something in between answers that no server can be reached.
 func (c *claim) renew() {
 	interval := c.ttl / 3
 	next := time.NewTimer(interval)
@@ -326,6 +330,9 @@ func (c *claim) renew() {
 		case <-c.Done():
 			return
 		case <-next.C:
+		}
+		if c.Err() != nil { // looks at the clock, also where no renewal is answered
+			return
 		}
 		begin := lease.Now()
 		switch err := c.renewOnce(interval); {
@@ -359,8 +366,8 @@ func (c *claim) renewOnce(limit time.Duration) error {
 			}
 			go func() {
 				at := lease.Now()
-				resp, err := c.engine.client.KeepAliveOnce(ctx, c.id)
-				if err == nil && resp.TTL > 0 {
+				err := c.engine.keepAlive(ctx, c.id)
+				if err == nil {
 					c.Extend(at)
 				}
 				answers <- err
@@ -369,8 +376,28 @@ func (c *claim) renewOnce(limit time.Duration) error {
 			if err == nil || errors.Is(err, rpctypes.ErrLeaseNotFound) {
 				return err
 			}
-			failed++
+			if failed++; sent < tries {
+				another.Reset(retryPause)
+			}
 		}
+	}
+	return err
+}
+
+// keepAlive asks one server once to renew a lease.
+func (e *engine) keepAlive(ctx context.Context, id clientv3.LeaseID) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // ends the stream
+	stream, err := pb.NewLeaseClient(e.client.ActiveConnection()).LeaseKeepAlive(ctx, grpc.WaitForReady(true))
+	if err != nil {
+		return err
+	}
+	if err := stream.Send(&pb.LeaseKeepAliveRequest{ID: int64(id)}); err != nil && err != io.EOF {
+		return err
+	}
+	resp, err := stream.Recv() // which knows better after an io.EOF
+	if err == nil && resp.TTL <= 0 {
+		err = rpctypes.ErrLeaseNotFound
 	}
 	return err
 }
@@ -384,18 +411,24 @@ func (e *engine) revoke(ctx context.Context, id clientv3.LeaseID) error {
 	})
 }
 
-// dispose revokes a lease without the caller. What cannot be revoked in a TTL has ended.
-func (e *engine) dispose(ctx context.Context, id clientv3.LeaseID) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.ttl)
+// dispose revokes a lease without the caller, whatever the server says. A lease that
+// cannot be revoked in its TTL, as granted, has ended.
+func (e *engine) dispose(ctx context.Context, id clientv3.LeaseID, ttl time.Duration) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ttl)
 	defer cancel()
-	e.revoke(ctx, id)
+	for {
+		err := e.revoke(ctx, id)
+		if err == nil || errors.Is(err, rpctypes.ErrLeaseNotFound) || e.client.Ctx().Err() != nil || !pause(ctx) {
+			return
+		}
+	}
 }
 
 // abandon gives up a claim in the background. The key goes with the lease: a
 // transaction that is still on its way finds no lease to put it under.
 func (c *claim) abandon() {
 	c.Release()
-	go c.engine.dispose(c.Proof, c.id)
+	go c.engine.dispose(c.Proof, c.id, c.ttl)
 }
 
 // Context is the proof, which ends with the ownership.
@@ -436,10 +469,9 @@ func (c *claim) release(ctx context.Context) error {
 	case err == nil:
 		return nil
 	case looked && errors.Is(err, rpctypes.ErrLeaseNotFound):
-		if c.InTime() {
-			return nil // the key was there a moment ago: the client has sent the request twice
-		}
-		return fmt.Errorf("%v: %w: %w", c.call, locker.ErrLost, errEnded)
+		// It was held until Unlock was called, and after. The client has sent the
+		// request twice, or the lease has ended since.
+		return nil
 	}
 	c.abandon()
 	return c.unsure(err)

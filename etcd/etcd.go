@@ -5,7 +5,8 @@
 // its [locker.Held] context ends, when the renewals have not been answered for 90 %
 // of the TTL, counted from when they were sent; the server lets the next one in after
 // the whole TTL. So two holders never overlap as long as no clock runs 10 % fast or
-// slow, whatever the network does.
+// slow, whatever the network does. But who deletes a holder's key or revokes its lease
+// lets the next one in at once, and the holder hears of it some milliseconds later.
 //
 // A holder that crashes keeps others out until its lease ends: the TTL, more where
 // etcd elects a leader meanwhile, which renews every lease.
@@ -41,12 +42,15 @@ const (
 type Options struct {
 	// TTL is how long the server keeps a lock without hearing from its holder.
 	// Zero means 15 s; it is at least 2 s, and counts in whole seconds, rounded
-	// up. A shorter one frees a crashed holder's lock sooner; a longer one keeps a
-	// lock through a longer outage, of the network or of etcd's leader.
+	// up. etcd lengthens one that is below 1.5 times its election timeout. A
+	// shorter one frees a crashed holder's lock sooner; a longer one keeps a lock
+	// through a longer outage, of the network or of etcd's leader.
 	TTL time.Duration
 
 	// Prefix is what all keys begin with. Empty means "flockctx/". Programs that
-	// share locks share it.
+	// share locks share it. No prefix may lie under another one in use, as
+	// "flockctx/jobs/" does under "flockctx/": the locks of the one would be places
+	// in the queue for the other's lock "jobs".
 	Prefix string
 }
 

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -20,11 +19,12 @@ import (
 // Dir returns a Locker for one machine: each name is a file in dir, locked as
 // flockctx.Lock does with opts, of which Mode is ignored. dir is created, as mkdir -p
 // does, if it is missing when a lock is taken. The files stay, empty and unlocked,
-// unless opts.Remove is set. A nil opts means the defaults.
+// unless opts.Remove is set. Where a file cannot be removed, Unlock says so, and the
+// lock is free all the same. A nil opts means the defaults.
 //
-// A name's file is the name itself where that is a plain file name; other bytes are
-// escaped as %XX, and long names shortened with a hash. No name leads out of dir, and
-// no two names share a file.
+// A name's file is the name itself where that has only a-z, 0-9, "-", "_" and inner dots;
+// other bytes are escaped as %XX, and long names shortened with a hash. No name leads
+// out of dir, and no two names share a file, whatever file system dir is on.
 //
 // On a local file system a lock is never lost while its process runs, and free as
 // soon as the process ends. There is no fencing token. Waiting processes are served
@@ -51,25 +51,28 @@ func (d *dirLocker) Lock(ctx context.Context, name string, m Mode) (Held, error)
 }
 
 func (d *dirLocker) TryLock(ctx context.Context, name string, m Mode) (Held, error) {
-	return d.lock(ctx, name, m, func(path string, o *flockctx.Options) (*flockctx.Flock, error) {
-		if ctx.Err() != nil {
-			return flockctx.Lock(ctx, path, o) // which fails with the error that is due
-		}
-		return flockctx.TryLock(path, o)
-	})
+	return d.lock(ctx, name, m, flockctx.TryLock)
 }
 
 func (d *dirLocker) lock(ctx context.Context, name string, m Mode, take func(string, *flockctx.Options) (*flockctx.Flock, error)) (Held, error) {
-	if err := CheckName(name); err != nil {
-		return nil, fmt.Errorf("locker: lock %.64q: %w", name, err)
-	}
 	o := d.opts
 	o.Mode = m
 	path := filepath.Join(d.dir, fileName(name))
+	if ctx.Err() != nil {
+		_, err := flockctx.Lock(ctx, path, &o) // the error that is due, before any other
+		return nil, err
+	}
+	err := CheckName(name)
+	if err == nil && m != Exclusive && m != Shared {
+		err = fmt.Errorf("mode %v: %w", m, errors.ErrUnsupported)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("locker: lock %.64q: %w", name, err)
+	}
 	f, err := take(path, &o)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := os.MkdirAll(d.dir, 0o777); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("locker: lock %.64q: %w", name, err)
 		}
 		f, err = take(path, &o)
 	}
@@ -86,8 +89,9 @@ type dirHeld struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 
-	mu   sync.Mutex // guards done
-	done bool
+	mu   sync.Mutex // guards the fields below
+	done bool       // the lock is released
+	err  error      // valid once done is set
 }
 
 func (h *dirHeld) Context() context.Context      { return h.ctx }
@@ -99,28 +103,37 @@ func (h *dirHeld) Unlock(context.Context) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.done {
-		return nil
+		return h.err
 	}
 	h.cancel(ErrReleased)
-	if err := h.file.Close(); err != nil && !errors.Is(err, fs.ErrClosed) {
-		return err
+	err := h.file.Close()
+	if errors.Is(err, fs.ErrClosed) {
+		err = nil
 	}
-	h.done = true
-	return nil
+	if err != nil {
+		// It may only be that opts.Remove cannot be done. Few call Unlock again, so
+		// the lock must not wait for that.
+		if uerr := h.file.Unlock(); uerr != nil && !errors.Is(uerr, fs.ErrClosed) {
+			return uerr
+		}
+		h.file.Close()
+	}
+	h.done, h.err = true, err
+	return err
 }
 
 // maxFileName is what every common file system can store.
 const maxFileName = 255
 
-// fileName returns the file's name for a lock's name: another one for each, also
-// where the file system ignores case.
+// fileName returns the file's name for a lock's name: another one for each, also where
+// the file system ignores case. That is no question of the operating system: vfat, CIFS
+// and folders of ext4 do so on Linux.
 func fileName(name string) string {
 	var b strings.Builder
 	for i := range len(name) {
 		switch c := name[i]; {
 		case 'a' <= c && c <= 'z', '0' <= c && c <= '9', c == '-', c == '_',
-			c == '.' && i > 0 && i < len(name)-1,
-			'A' <= c && c <= 'Z' && !foldsCase:
+			c == '.' && i > 0 && i < len(name)-1:
 			b.WriteByte(c)
 		default:
 			fmt.Fprintf(&b, "%%%02X", c)
@@ -138,9 +151,6 @@ func fileName(name string) string {
 	}
 	return s
 }
-
-// foldsCase: the file systems of these systems take "a" and "A" for one file.
-const foldsCase = runtime.GOOS == "windows" || runtime.GOOS == "darwin" || runtime.GOOS == "ios"
 
 // isDevice reports whether Windows would open a device instead of a file.
 func isDevice(s string) bool {

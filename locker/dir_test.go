@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,7 +20,7 @@ func TestDirKeepsNamesInside(t *testing.T) {
 	root := t.TempDir()
 	dir := filepath.Join(root, "a", "locks")
 	l := locker.Dir(dir, nil)
-	names := []string{"plain", "Upper", "..", ".", "../../out", "/etc/passwd", "a/b", "con", "x.", ".x", "a\x00b", strings.Repeat("long/", 200)}
+	names := []string{"plain", "upper", "Upper", "a/b", "a%2fb", "..", ".", "../../out", "/etc/passwd", "con", "x.", ".x", "a\x00b", strings.Repeat("long/", 200)}
 	for _, name := range names {
 		h, err := l.Lock(t.Context(), name, locker.Exclusive)
 		if err != nil {
@@ -27,18 +28,18 @@ func TestDirKeepsNamesInside(t *testing.T) {
 		}
 		defer h.Unlock(t.Context())
 	}
-	n := 0
+	seen := map[string]bool{}
 	filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && !d.IsDir() {
-			n++
+			seen[strings.ToLower(d.Name())] = true // as a file system that ignores case
 			if filepath.Dir(path) != dir || len(d.Name()) > 255 {
 				t.Errorf("%q", path)
 			}
 		}
 		return nil
 	})
-	if n != len(names) {
-		t.Errorf("%d files for %d names", n, len(names))
+	if len(seen) != len(names) {
+		t.Errorf("%d files for %d names", len(seen), len(names))
 	}
 	if _, err := os.Stat(filepath.Join(dir, "plain")); err != nil {
 		t.Error(err)
@@ -80,6 +81,12 @@ func TestDirErrors(t *testing.T) {
 	_, err := locker.Dir(file, nil).Lock(t.Context(), "name", locker.Exclusive)
 	if pe, ok := errors.AsType[*fs.PathError](err); !ok || !strings.HasPrefix(pe.Path, file) {
 		t.Errorf("a file for a folder: %v", err)
+	}
+	if runtime.GOOS == "linux" { // where nobody can make a folder in /proc
+		_, err = locker.Dir("/proc/none", nil).Lock(t.Context(), "name", locker.Exclusive)
+		if err == nil || !strings.Contains(err.Error(), `lock "name"`) {
+			t.Errorf("a folder that cannot be made: %v", err)
+		}
 	}
 	l := locker.Dir(t.TempDir(), nil)
 	if _, err := l.Lock(t.Context(), "", locker.Exclusive); !errors.Is(err, syscall.EINVAL) {

@@ -22,7 +22,7 @@ func Do(ctx context.Context, l Locker, name string, m Mode, fn func(context.Cont
 	}
 	defer func() {
 		// The release must not be skipped because ctx has ended. By the end
-		// of Cleanup the lock is free even without an answer.
+		// of Cleanup the lock is free, as a rule, even without an answer.
 		uctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(l.Traits().Cleanup, time.Second))
 		defer cancel()
 		if uerr := h.Unlock(uctx); uerr != nil {

@@ -8,10 +8,11 @@
 //
 // A lock on a server can be lost while its holder runs: the network fails, the
 // server is restarted, an operator deletes a key. So what a [Locker] gives is a
-// [Held], whose context ends as soon as ownership can no longer be proved, before
-// another holder can be granted the name. Where even that is not enough, because an
-// effect may arrive late, let the resource compare the [Token]: docs/distributed.md
-// shows how.
+// [Held], whose context ends as soon as ownership can no longer be proved. Where the
+// cause is silence, of the network or of a process, it ends before another holder can
+// be granted the name. Where the server itself takes the lock away, the news and the
+// next grant race. Against that, and against an effect that arrives late, only the
+// resource helps, by comparing the [Token]: docs/distributed.md shows how.
 package locker
 
 import (
@@ -44,9 +45,9 @@ type Locker interface {
 	// [context.Cause](ctx); a ctx that is done on entry always fails so. A place
 	// in an engine's queue that is lost with the connection fails with an error
 	// that matches [ErrLost]. A mode that the engine lacks matches
-	// [errors.ErrUnsupported]. On any error nothing is held; what the call left
-	// on a server frees itself, at once where the server can be reached and else
-	// within Traits().Cleanup.
+	// [errors.ErrUnsupported]. On any error nothing is held. What the call left on
+	// a server frees itself: at once where the server can be reached, else as
+	// [Traits].Cleanup says.
 	Lock(ctx context.Context, name string, m Mode) (Held, error)
 
 	// TryLock locks name in mode m if that needs no waiting for another holder.
@@ -63,15 +64,19 @@ type Locker interface {
 // that is forgotten stays locked until the end of the process.
 type Held interface {
 	// Context ends when the lock is released or can no longer be proved to be
-	// held, with a cause that matches [ErrReleased] or [ErrLost]. It has the
+	// held, with a cause that matches [ErrReleased] or [ErrLost]: before the next
+	// grant where the server or the network is silent, and when the news comes
+	// where the server has taken the lock away. It has the
 	// values of Lock's ctx, and neither its deadline nor its end. Derive from it
 	// what must not outlive the lock.
 	Context() context.Context
 
 	// Valid returns the instant up to which ownership is proved by now; it moves
 	// on while the server answers. ok is false where ownership has no limit.
-	// Compare it before an effect that takes a known time. After the lock has
-	// ended it lies in the past.
+	// Compare it before an effect that takes a known time, and ask anew each
+	// time: comparisons of a time.Time use Go's clock, for which the instant moves
+	// away while the machine is suspended. After the lock has ended it lies in the
+	// past.
 	Valid() (until time.Time, ok bool)
 
 	// Token returns the fencing token of the grant. ok is false where there is
@@ -84,8 +89,8 @@ type Held interface {
 	// On nil the lock was held to the end and is free. An error that matches
 	// [ErrLost] says that it was lost before: somebody else may have held it
 	// meanwhile. One that matches [ErrUnsure] says that no answer came: the lock
-	// frees itself within Traits().Cleanup, or sooner. Repeated calls return the
-	// first answer. Only a local file can stay locked after an error, which is
+	// may have been lost before, and if not frees itself, see [Traits].
+	// Repeated calls return the first answer. Only a local file can stay locked after an error, which is
 	// then the system's, an [*io/fs.PathError]; Unlock may then be called again.
 	Unlock(ctx context.Context) error
 }
@@ -96,6 +101,7 @@ type Held interface {
 type Token struct {
 	// Epoch names the life of the server's data. Tokens of different epochs
 	// cannot be compared: the cluster was rebuilt, or a replica was promoted.
+	// Not every restore from a backup begins a new one: docs/distributed.md.
 	Epoch string
 
 	// N grows with every exclusive grant of a name within an Epoch.
@@ -107,12 +113,19 @@ func (t Token) String() string { return fmt.Sprintf("%s/%d", t.Epoch, t.N) }
 
 // Traits says what an engine can do.
 type Traits struct {
-	CanLose   bool          // a lock can be lost while its holder runs
-	Cleanup   time.Duration // at most this after a crash or an ErrUnsure the lock is free
-	Shared    bool          // Shared works
-	FIFO      bool          // first come, first served, across processes
-	Fenced    bool          // exclusive grants have a Token
-	Deadlocks bool          // locks that wait for each other are found, see ErrDeadlock
+	CanLose   bool // a lock can be lost while its holder runs
+	Shared    bool // Shared works
+	FIFO      bool // first come, first served, across processes
+	Fenced    bool // exclusive grants have a Token
+	Deadlocks bool // locks that wait for each other are found, see ErrDeadlock
+
+	// Cleanup is how long the lock of a holder that is gone, or whose release was
+	// not answered, keeps others out as a rule. It is no bound. etcd lengthens a
+	// TTL below 1.5 times its election timeout, and begins it anew when it elects a
+	// leader. On PostgreSQL a waiter that was cut off keeps its place until the
+	// server's kernel has given it up, and where that cannot be, until its turn has
+	// come and a TTL has passed.
+	Cleanup time.Duration
 }
 
 var (
@@ -123,7 +136,8 @@ var (
 	// ownership could not be proved any more.
 	ErrLost = errors.New("locker: lock lost")
 
-	// ErrUnsure says that a release was not answered. The lock frees itself.
+	// ErrUnsure says that a release was not answered. The lock frees itself, if it
+	// had not been lost before.
 	ErrUnsure = errors.New("locker: release not confirmed")
 
 	// ErrDeadlock says that a Lock waited, through whatever other holders, for a

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,8 +17,11 @@ import (
 
 const (
 	// checkInterval is how often a backend that waits looks whether its client is
-	// still there.
+	// still there. Servers on some systems cannot do that and refuse the setting
+	// (Windows, older macOS). A waiter that has gone keeps its place there until its
+	// turn comes.
 	checkInterval = 100 * time.Millisecond
+	checkSetting  = "client_connection_check_interval"
 
 	// patience bounds the wait for a connection, or for the answer to a try, where ctx does not.
 	patience = 10 * time.Second
@@ -36,7 +40,7 @@ func (a *attempt) unanswered(err error) error {
 		return nil
 	}
 	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return errors.New("no answer from the server")
+		return a.engine.silence()
 	}
 	return err
 }
@@ -64,7 +68,8 @@ func (a *attempt) acquire(ctx context.Context) (*held, error) {
 func (a *attempt) on(ctx context.Context, s *session) (*held, error) {
 	a.asked = false
 	e, k := a.engine, key(a.call.Name)
-	h := &held{engine: e, call: a.call, s: s, outer: outerOf(ctx, e)}
+	h := &held{engine: e, call: a.call, s: s, parent: parentOf(ctx)}
+	h.outer = e.outer(h.parent)
 	var shared, sql string
 	if a.call.Mode == locker.Shared {
 		shared = "_shared"
@@ -72,11 +77,11 @@ func (a *attempt) on(ctx context.Context, s *session) (*held, error) {
 	// The token is drawn under the lock, in the same round trip.
 	switch {
 	case a.try && shared == "":
-		sql = fmt.Sprintf("select case when pg_try_advisory_lock(%d) then nextval('%s') end", k, e.sequenceLiteral())
+		sql = e.draw(fmt.Sprintf("case when pg_try_advisory_lock(%d) then nextval('%s') end", k, e.sequenceLiteral()))
 	case a.try:
 		sql = fmt.Sprintf("select case when pg_try_advisory_lock_shared(%d) then 0 end", k)
 	case shared == "":
-		sql = fmt.Sprintf("select pg_advisory_lock(%d); select nextval('%s')", k, e.sequenceLiteral())
+		sql = fmt.Sprintf("select pg_advisory_lock(%d); ", k) + e.draw(fmt.Sprintf("nextval('%s')", e.sequenceLiteral()))
 	default:
 		sql = fmt.Sprintf("select pg_advisory_lock_shared(%d); select 0", k)
 	}
@@ -103,7 +108,7 @@ func (a *attempt) on(ctx context.Context, s *session) (*held, error) {
 		case pe != nil && pe.Code == "40P01":
 			err = fmt.Errorf("%w: %w", locker.ErrDeadlock, err)
 		case cause != nil && ctx.Err() == nil:
-			err = fmt.Errorf("no answer from the server within %v: %w", patience, err)
+			err = fmt.Errorf("%w within %v", e.silence(), patience)
 		case ended(err):
 			err = fmt.Errorf("%w: the connection has ended: %w", locker.ErrLost, err)
 		}
@@ -122,6 +127,9 @@ func (a *attempt) on(ctx context.Context, s *session) (*held, error) {
 		cancel()
 		if err != nil {
 			s.close()
+			if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+				err = e.silence()
+			}
 			return nil, fmt.Errorf("%w: the connection has ended: %w", locker.ErrLost, err)
 		}
 	}
@@ -131,10 +139,22 @@ func (a *attempt) on(ctx context.Context, s *session) (*held, error) {
 			s.close()
 			return nil, fmt.Errorf("fencing token %q of sequence %s: %w", row[0], e.sequence, err)
 		}
-		h.token, h.fenced = locker.Token{Epoch: s.epoch, N: n}, true
+		h.token, h.fenced = locker.Token{Epoch: s.epoch + "." + row[1], N: n}, true
 	}
 	h.Proof = lease.New(ctx, e.ttl, sent, a.call.String())
 	return h, nil
+}
+
+// draw returns the query for what token yields, if that is not null, with the identity
+// of the sequence it comes from: another search_path, or a sequence that was made anew,
+// is another epoch.
+//
+// A sequence's state is logged once in 32 values, and whoever draws the first of them
+// waits until the record is on disk. One that draws the next meanwhile would not, and a
+// crash could bring its token back. So the transaction is made to wait, by giving it an
+// ID, whenever anything is not on disk yet.
+func (e *engine) draw(token string) string {
+	return fmt.Sprintf("select n, '%s'::regclass::oid, case when n is not null and pg_current_wal_flush_lsn() < pg_current_wal_insert_lsn() then pg_current_xact_id() end from (select %s as n) drawn", e.sequenceLiteral(), token)
 }
 
 // ended reports whether err is the end of the connection, and not an answer that left
@@ -148,30 +168,44 @@ func ended(err error) bool {
 // wait or the lock. The lock is lost to others a TTL after the last sign of life; the
 // timer runs only while the session is idle, so it is set before the wait: a waiter
 // whose network fails is granted the lock and cannot know. Where TCP keeps watch, the
-// server looks after dead clients that wait, too. A token must not come back after a
-// crash, so the sequence's record must be on disk.
+// server looks after dead clients that wait, too: but never sooner than a TTL after
+// their last sign of life, or the lock would go to others while its holder believes in
+// it. A token must not come back after a crash, so the sequence's record must be on
+// disk.
 const setup = `set statement_timeout = 0;
 set lock_timeout = 0;
 set idle_in_transaction_session_timeout = 0;
-set client_connection_check_interval = %[1]d;
-set idle_session_timeout = %[2]d;
+select set_config(name, '0', false) from pg_settings where name = 'transaction_timeout';
+%[1]sset idle_session_timeout = %[2]d;
 set tcp_keepalives_idle = %[3]d;
 set tcp_keepalives_interval = %[3]d;
 set tcp_keepalives_count = 3;
+set tcp_user_timeout = %[2]d;
 select set_config('synchronous_commit', case current_setting('synchronous_commit') when 'off' then 'local' else current_setting('synchronous_commit') end, false);
 select pg_backend_pid(), (select system_identifier from pg_control_system()), case when pg_is_in_recovery() then '' else substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) end`
 
 // connect opens a session that can lock.
-func (e *engine) connect(ctx context.Context) (*session, error) {
+func (e *engine) connect(ctx context.Context) (s *session, err error) {
 	cctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+	defer func() {
+		if !errors.Is(err, context.DeadlineExceeded) {
+			return
+		}
+		limit, _ := cctx.Deadline()
+		if own, ok := ctx.Deadline(); ok && !own.After(limit) {
+			<-ctx.Done() // the network may hear of it a moment earlier
+		} else if ctx.Err() == nil {
+			// An error that matches the end of a context would blame the caller's.
+			err = fmt.Errorf("%w within %v (%v)", e.silence(), patience, err)
+		}
+	}()
 	conn, err := pgconn.ConnectConfig(cctx, e.config)
 	if err != nil {
 		return nil, explain(err)
 	}
 	version := conn.ParameterStatus("server_version")
-	s, err := newSession(conn)
-	if err != nil {
+	if s, err = newSession(conn); err != nil {
 		return nil, err
 	}
 	if err := e.prepare(cctx, s, version); err != nil {
@@ -194,8 +228,14 @@ func (e *engine) prepare(ctx context.Context, s *session, version string) error 
 	if len(row) != 1 || row[0] != strconv.FormatUint(uint64(s.pid), 10) {
 		return errPooler
 	}
-	seconds := max(int64(e.ttl/3/time.Second), 1)
-	row, err = s.ask(ctx, fmt.Sprintf(setup, checkInterval.Milliseconds(), e.ttl.Milliseconds(), seconds))
+	seconds := int64((e.ttl + 3*time.Second - 1) / (3 * time.Second))
+	set := func(check string) ([]string, error) {
+		return s.ask(ctx, fmt.Sprintf(setup, check, e.ttl.Milliseconds(), seconds))
+	}
+	row, err = set(fmt.Sprintf("set %s = %d;\n", checkSetting, checkInterval.Milliseconds()))
+	if pe, ok := errors.AsType[*pgconn.PgError](err); ok && strings.Contains(pe.Message, checkSetting) {
+		row, err = set("")
+	}
 	switch {
 	case err != nil:
 		return err
@@ -220,7 +260,7 @@ var errPooler = fmt.Errorf("a connection pooler is in between, which would give 
 // ensureSequence makes the sequence of the tokens, and refuses one that would not
 // grow from grant to grant.
 func (e *engine) ensureSequence(ctx context.Context, s *session) error {
-	look := fmt.Sprintf("select seqcache = 1 and seqincrement > 0 and not seqcycle from pg_sequence where seqrelid = to_regclass('%s')", e.sequenceLiteral())
+	look := fmt.Sprintf("select seqcache = 1 and seqincrement > 0 and not seqcycle and relpersistence = 'p' from pg_sequence join pg_class on pg_class.oid = seqrelid where seqrelid = to_regclass('%s')", e.sequenceLiteral())
 	row, err := s.ask(ctx, look)
 	if err != nil {
 		return err
@@ -236,7 +276,7 @@ func (e *engine) ensureSequence(ctx context.Context, s *session) error {
 		}
 	}
 	if row[0] != "t" {
-		return errors.New("its values do not rise from one session to the next: it needs CACHE 1, a positive INCREMENT and NO CYCLE")
+		return errors.New("its values do not rise from one session to the next, or after a crash: it needs CACHE 1, a positive INCREMENT, NO CYCLE, and to be neither UNLOGGED nor TEMPORARY")
 	}
 	return nil
 }
@@ -250,6 +290,22 @@ func leadingDigits(s string) string {
 		i++
 	}
 	return s[:i]
+}
+
+// silence says who does not answer.
+func (e *engine) silence() error {
+	var at []string
+	add := func(host string, port uint16) {
+		// A host is there twice if it is tried with and without TLS.
+		if _, address := pgconn.NetworkAddress(host, port); !slices.Contains(at, address) {
+			at = append(at, address)
+		}
+	}
+	add(e.config.Host, e.config.Port)
+	for _, f := range e.config.Fallbacks {
+		add(f.Host, f.Port)
+	}
+	return fmt.Errorf("no answer from the server at %s", strings.Join(at, ", "))
 }
 
 // explain adds to a connection's error what to do about it.

@@ -26,7 +26,7 @@ const underPrefix = "flockctx under "
 // findCycle asks whether session %[1]d waits, in the end, for itself.
 const findCycle = `with recursive
 under(outer_pid, pid) as materialized (
-	select substring(application_name from '[0-9]+$')::int, pid from pg_stat_activity where application_name ~ '^` + underPrefix + `[0-9]+$'
+	select substring(application_name from '[0-9]+$')::int, pid from pg_stat_activity where application_name ~ '^` + underPrefix + `[0-9]{1,9}$'
 ),
 reach(pid) as (
 	select unnest(pg_blocking_pids(%[1]d))
@@ -52,14 +52,22 @@ func (c heldContext) Value(key any) any {
 	return c.Proof.Value(key)
 }
 
-// outerOf returns the lock of e under which ctx is, or nil. One of another engine may
-// be on another server, whose process numbers mean nothing here.
-func outerOf(ctx context.Context, e *engine) *held {
+// parentOf returns the lock under which ctx is, of whatever engine, or nil.
+func parentOf(ctx context.Context) *held {
 	h, _ := ctx.Value(lineage.Key{}).(*held)
-	for h != nil && (h.engine != e || h.Err() != nil) {
-		h = h.outer
-	}
 	return h
+}
+
+// outer returns the lock of e under which a lock with the given parent is, or nil. One
+// of another engine may be on another server, whose process numbers mean nothing here;
+// but one of e may lie beyond it.
+func (e *engine) outer(parent *held) *held {
+	for h := parent; h != nil; h = h.parent {
+		if h.engine == e && h.Err() == nil {
+			return h
+		}
+	}
+	return nil
 }
 
 // lineage returns the query that puts down the session of the lock under which h's is.
@@ -82,7 +90,14 @@ func (h *held) lineage() string {
 // on the session of the lock further out, which has nothing else to do than to ping.
 // Of several that wait in a circle each looks for itself; the jitter makes it likely
 // that the first one ends the circle before the next one looks.
+//
+// The query sees each wait at another instant, so a circle may be put together from
+// waits that were not at the same time. A real one is there at the second look, too.
 func (h *held) findDeadlock(ctx context.Context, cancel context.CancelCauseFunc) {
+	sees := func() bool {
+		row, err := h.outer.s.ask(ctx, fmt.Sprintf(findCycle, h.s.pid))
+		return err == nil && len(row) == 1 && row[0] == "t"
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -91,11 +106,10 @@ func (h *held) findDeadlock(ctx context.Context, cancel context.CancelCauseFunc)
 			return
 		case <-time.After(deadlockAfter + rand.N(deadlockAfter/4)):
 		}
-		row, err := h.outer.s.ask(ctx, fmt.Sprintf(findCycle, h.s.pid))
-		if err != nil {
+		if !h.outer.s.alive() {
 			return
 		}
-		if len(row) == 1 && row[0] == "t" {
+		if sees() && sees() {
 			cancel(locker.ErrDeadlock)
 			return
 		}

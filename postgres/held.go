@@ -18,7 +18,8 @@ type held struct {
 	engine *engine
 	call   *lease.Call
 	s      *session
-	outer  *held  // the lock under which Lock was called, or nil
+	parent *held  // the lock under which Lock was called, of whatever engine, or nil
+	outer  *held  // the nearest one of the same engine that is held, or nil
 	unlock string // the query that unlocks
 	token  locker.Token
 	fenced bool
@@ -45,6 +46,10 @@ func (h *held) keep() {
 			h.Lose(fmt.Errorf("its connection has ended: %w", h.s.err))
 			return
 		case <-next.C:
+		}
+		if h.Err() != nil { // looks at the clock
+			h.hangUp()
+			return
 		}
 		sent := lease.Now()
 		_, err := h.s.ask(h.Proof, "select 1")
@@ -81,6 +86,9 @@ func (h *held) unsure(err error) error {
 }
 
 func (h *held) release(ctx context.Context) error {
+	if !h.s.alive() { // known, even if keep has not run yet
+		h.Lose(fmt.Errorf("its connection has ended: %w", h.s.err))
+	}
 	if lost := h.Release(); lost != nil {
 		h.s.close()
 		return lost

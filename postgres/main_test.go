@@ -67,7 +67,7 @@ const ofName = `locktype = 'advisory' and objsubid = 1 and (classid::bigint << 3
 func faults(s *pgtest.Server) lockertest.Faults {
 	return lockertest.Faults{
 		Spec:       s.DSN(""),
-		Partitions: partitions(6),
+		Partitions: partitions(8),
 		Residue: func(t testing.TB) []string {
 			return query(t, s, "select pid || ' ' || mode || ' ' || granted from pg_locks where locktype = 'advisory'")
 		},
@@ -85,7 +85,9 @@ func faults(s *pgtest.Server) lockertest.Faults {
 			p := lockertest.NewProxy(t, "unix", s.Socket())
 			return open(s.DSN(filepath.Dir(p.Addr()))), p
 		},
-		Restart: func(testing.TB) { s.Restart() },
+		LongTTL:   func(testing.TB) locker.Locker { return postgres.New(s.DSN(""), nil) },
+		KillFrees: time.Second, // half a TTL: the server sees the connection end
+		Restart:   func(testing.TB) { s.Restart() },
 	}
 }
 

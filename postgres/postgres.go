@@ -6,7 +6,8 @@
 // connections would give one lock to two clients, and is refused. The server frees a
 // lock as soon as it sees the connection end, and after a TTL in which the holder was
 // silent. The holder's [locker.Held] context ends when the connection does, or when the
-// server has not answered for 90 % of the TTL.
+// server has not answered for 90 % of the TTL. Where the server or something in between
+// ends the connection, the next holder may come before the news.
 //
 // A name's lock is the first 8 bytes of the name's SHA-256, as a key of
 // pg_advisory_lock in the database of the connection. Two names that share those 8
@@ -14,7 +15,8 @@
 //
 // A Lock that is called under another one, with the context of its Held or one from
 // locker.Do, and in the end waits for it, fails with [locker.ErrDeadlock] after about a
-// second.
+// second. A lock that one Locker takes under another Locker's is not followed, even in
+// one database: use one Locker in a process.
 //
 // While a Lock waits, its query is active: it keeps one connection of the server busy,
 // and holds back vacuum in its database like any long query.
@@ -94,7 +96,7 @@ func New(dsn string, opts *Options) locker.Locker {
 	}
 	// The kernel tells a waiter of a dead network: it has a query under way, so
 	// it cannot ask.
-	d := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: e.ttl / 3, Interval: e.ttl / 3, Count: 3}}
+	d := &net.Dialer{Control: dialControl(e.ttl), KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: e.ttl / 3, Interval: e.ttl / 3, Count: 3}}
 	e.config.DialFunc = d.DialContext
 	if e.config.RuntimeParams["application_name"] == "" {
 		e.config.RuntimeParams["application_name"] = "flockctx"

@@ -11,15 +11,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/flockctx/flockctx/internal/pgtest"
 	"github.com/flockctx/flockctx/locker"
@@ -110,11 +109,11 @@ func TestBadInput(t *testing.T) {
 		refused(t, open(s.DSN("")+" user=nobody_of_that_name"), nil, "credentials")
 	})
 	t.Run("wrong database", func(t *testing.T) {
-		refused(t, open("host="+s.Dir()+" user=postgres dbname=missing"), nil, "missing")
+		refused(t, open(strings.Replace(s.DSN(""), "dbname=postgres", "dbname=missing", 1)), nil, "missing")
 	})
 	t.Run("no right to make the sequence", func(t *testing.T) {
 		exec1(t, s, "create role guest login")
-		l := postgres.New("host="+s.Dir()+" user=guest dbname=postgres", &postgres.Options{TTL: ttl, Sequence: "public.guests"})
+		l := postgres.New(strings.Replace(s.DSN(""), "user=postgres", "user=guest", 1), &postgres.Options{TTL: ttl, Sequence: "public.guests"})
 		refused(t, l, nil, "public", "guests", "permission denied")
 		exec1(t, s, "create sequence guests; grant usage on sequence guests to guest")
 		unlock(t, lock(t, l, "guest"))
@@ -122,10 +121,32 @@ func TestBadInput(t *testing.T) {
 	t.Run("a sequence that does not rise", func(t *testing.T) {
 		exec1(t, s, "create sequence cached cache 10")
 		refused(t, postgres.New(s.DSN(""), &postgres.Options{TTL: ttl, Sequence: "cached"}), nil, "CACHE 1")
+		if query(t, s, "select current_setting('server_version_num')::int >= 150000")[0] == "true" {
+			exec1(t, s, "create unlogged sequence unlogged")
+			refused(t, postgres.New(s.DSN(""), &postgres.Options{TTL: ttl, Sequence: "unlogged"}), nil, "UNLOGGED")
+		}
+	})
+	t.Run("a sequence made anew", func(t *testing.T) {
+		l := postgres.New(s.DSN(""), &postgres.Options{TTL: ttl, Sequence: "anew"})
+		var tokens [2]locker.Token
+		for i := range tokens {
+			h := lock(t, l, "anew")
+			tokens[i], _ = h.Token()
+			unlock(t, h)
+			exec1(t, s, "drop sequence anew; create sequence anew")
+		}
+		if tokens[0].Epoch == tokens[1].Epoch {
+			t.Errorf("%v, then %v", tokens[0], tokens[1])
+		}
 	})
 	t.Run("a quote in the sequence's name", func(t *testing.T) {
 		l := postgres.New(s.DSN(""), &postgres.Options{TTL: ttl, Sequence: `it's "odd"`})
 		unlock(t, lock(t, l, "quote"))
+		h, err := l.TryLock(within(t, time.Minute), "quote", locker.Exclusive)
+		if err != nil {
+			t.Fatal(err)
+		}
+		unlock(t, h)
 	})
 	t.Run("no connection left", func(t *testing.T) {
 		small := pgtest.Start(t, "max_connections=4")
@@ -150,37 +171,67 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
-// TestOldServer talks to a server that says it is version 13.
-func TestOldServer(t *testing.T) {
+// TestOtherServers talks to servers that cannot be had here.
+func TestOtherServers(t *testing.T) {
 	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				b := pgproto3.NewBackend(c, c)
-				if _, err := b.ReceiveStartupMessage(); err != nil {
-					return
-				}
-				b.Send(&pgproto3.AuthenticationOk{})
-				b.Send(&pgproto3.ParameterStatus{Name: "server_version", Value: "13.14 (Debian 13.14-1)"})
-				b.Send(&pgproto3.BackendKeyData{ProcessID: 7, SecretKey: []byte{1, 2, 3, 4}})
-				b.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
-				b.Flush()
-				b.Receive()
-			}()
+	t.Run("too old", func(t *testing.T) {
+		f := &fake{version: "13.14 (Debian 13.14-1)"}
+		refused(t, open(f.start(t)), errors.ErrUnsupported, "13.14", "14")
+	})
+	t.Run("one that cannot look after its clients", func(t *testing.T) {
+		f := &fake{version: "16.1", refuse: "client_connection_check_interval"}
+		unlock(t, lock(t, open(f.start(t)), "other"))
+		if !f.asks("idle_session_timeout") {
+			t.Error("the other settings are missing")
 		}
-	}()
-	host, port, _ := net.SplitHostPort(l.Addr().String())
-	refused(t, open("host="+host+" port="+port+" user=postgres sslmode=disable"), errors.ErrUnsupported, "13.14", "14")
+	})
+	t.Run("one with a transaction_timeout", func(t *testing.T) {
+		f := &fake{version: "17.0"}
+		unlock(t, lock(t, open(f.start(t)), "other"))
+		if !f.asks("set_config", "'0'", "'transaction_timeout'") {
+			t.Error("its transaction_timeout ends a wait")
+		}
+	})
+}
+
+// TestSilentServer: whoever waits for nothing is told for whom, and not that a context
+// has ended that goes on.
+func TestSilentServer(t *testing.T) {
+	t.Parallel()
+	check := func(t *testing.T, err error, addr string) {
+		t.Helper()
+		t.Log(err)
+		if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) ||
+			!strings.Contains(err.Error(), "no answer") || !strings.Contains(err.Error(), addr) {
+			t.Errorf("%v", err)
+		}
+	}
+	t.Run("after the handshake", func(t *testing.T) {
+		t.Parallel()
+		f := &fake{version: "15.1", silent: "pg_backend_pid"}
+		dsn := f.start(t)
+		_, err := open(dsn).Lock(within(t, time.Minute), "silent", locker.Exclusive)
+		check(t, err, strings.TrimPrefix(strings.TrimSuffix(dsn, "/postgres?sslmode=disable"), "postgres://postgres@"))
+	})
+	t.Run("from the beginning", func(t *testing.T) {
+		t.Parallel()
+		s := pgtest.Start(t)
+		p := lockertest.NewProxy(t, "tcp", s.Addr())
+		p.Swallow(lockertest.Both)
+		_, err := open(s.TCP(p.Addr())).Lock(within(t, time.Minute), "silent", locker.Exclusive)
+		check(t, err, p.Addr())
+	})
+	t.Run("on a connection that was kept", func(t *testing.T) {
+		t.Parallel()
+		s := pgtest.Start(t)
+		p := lockertest.NewProxy(t, "tcp", s.Addr())
+		// The TTL is long, so that the connection does not end first.
+		l := postgres.New(s.TCP(p.Addr()), &postgres.Options{TTL: time.Minute})
+		unlock(t, lock(t, l, "silent"))
+		p.Swallow(lockertest.Both)
+		_, err := l.TryLock(within(t, time.Minute), "silent", locker.Exclusive)
+		check(t, err, p.Addr())
+	})
 }
 
 // TestPooler puts PgBouncer in between. In transaction mode it gave one lock to two
@@ -202,19 +253,16 @@ func TestPooler(t *testing.T) {
 				t.Fatalf("%v\n%s", err, out)
 			}
 			ini := filepath.Join(dir, "ini")
-			conf := fmt.Sprintf("[databases]\npostgres = host=%s\n[pgbouncer]\nlisten_port = 5432\nlisten_addr =\nunix_socket_dir = %s\nunix_socket_mode = 0777\nauth_type = any\npool_mode = %s\nignore_startup_parameters = extra_float_digits\n", s.Dir(), dir, mode)
-			conf = strings.Replace(conf, "host="+s.Dir(), "host="+s.Dir()+" user=postgres", 1)
+			conf := fmt.Sprintf("[databases]\npostgres = host=%[1]s port=%[4]d user=postgres\n[pgbouncer]\nlisten_port = %[4]d\nlisten_addr =\nunix_socket_dir = %[2]s\nunix_socket_mode = 0777\nauth_type = any\npool_mode = %[3]s\nignore_startup_parameters = extra_float_digits\n", s.Dir(), dir, mode, s.Port())
 			if err := os.WriteFile(ini, []byte(conf), 0o644); err != nil {
 				t.Fatal(err)
 			}
 			cmd := s.Command(bouncer, "-q", ini)
 			cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+			dismiss := s.StartWatched(cmd, "KILL")
+			t.Cleanup(func() { dismiss(); cmd.Process.Kill(); cmd.Wait() })
 			for limit := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-				if conn, err := net.Dial("unix", filepath.Join(dir, ".s.PGSQL.5432")); err == nil {
+				if conn, err := net.Dial("unix", filepath.Join(dir, filepath.Base(s.Socket()))); err == nil {
 					conn.Close()
 					break
 				}
@@ -316,37 +364,33 @@ func TestFrozenBackend(t *testing.T) {
 	unlock(t, lock(t, open(s.DSN("")), "frozen"))
 }
 
-// TestNoticed measures how soon a holder knows that its backend is gone, and how soon
-// the server knows that a waiter is.
+// TestNoticed: how soon the server knows that a waiter is gone.
 func TestNoticed(t *testing.T) {
 	t.Parallel()
 	s := pgtest.Start(t)
-	l := open(s.DSN(""))
+	l := postgres.New(s.DSN(""), nil)
 	h := lock(t, l, "noticed")
-	pid, _ := strconv.Atoi(query(t, s, "select pid from pg_locks where granted and "+ofName, []byte("noticed"))[0])
-	begin := time.Now()
-	syscall.Kill(pid, syscall.SIGTERM)
-	<-h.Context().Done()
-	t.Logf("the backend was terminated %v before", time.Since(begin))
-	if err := h.Unlock(within(t, time.Minute)); !errors.Is(err, locker.ErrLost) {
-		t.Errorf("Unlock: %v", err)
-	}
-
-	h = lock(t, l, "noticed")
 	ctx, cancel := context.WithCancel(context.Background())
 	errs := make(chan error)
 	go func() { _, err := l.Lock(ctx, "noticed", locker.Exclusive); errs <- err }()
-	waiting := func() bool {
-		return len(query(t, s, "select pid from pg_locks where not granted and "+ofName, []byte("noticed"))) > 0
+	waits := func(want bool, limit time.Duration) {
+		t.Helper()
+		for begin := time.Now(); ; time.Sleep(time.Millisecond) {
+			got := len(query(t, s, "select pid from pg_locks where not granted and "+ofName, []byte("noticed"))) > 0
+			if got == want {
+				return
+			}
+			if time.Since(begin) > limit {
+				t.Fatalf("waits: %v, after %v", got, limit)
+			}
+		}
 	}
-	for !waiting() {
-	}
-	begin = time.Now()
+	waits(true, time.Minute)
+	begin := time.Now()
 	cancel()
 	<-errs
 	took := time.Since(begin)
-	for waiting() {
-	}
+	waits(false, 2*time.Second) // a small part of the TTL
 	t.Logf("a cancelled Lock returned after %v, the server forgot it within %v", took, time.Since(begin))
 	unlock(t, h)
 }
@@ -373,16 +417,26 @@ func TestControl(t *testing.T) {
 				}
 				return conn
 			}
-			o := lockertest.Partition(t, p, lockertest.Both, func() <-chan struct{} {
+			o := lockertest.Partition(t, func() { p.Swallow(lockertest.Both) }, func() <-chan struct{} {
 				conn := take(s.DSN(filepath.Dir(p.Addr())))
 				lost := make(chan struct{})
+				var using sync.Mutex // a Conn is not safe for concurrent use
+				closed := func() bool {
+					using.Lock()
+					defer using.Unlock()
+					return conn.IsClosed()
+				}
 				go func() {
-					for !conn.IsClosed() {
+					for !closed() {
 						time.Sleep(10 * time.Millisecond)
 					}
 					close(lost)
 				}()
-				t.Cleanup(func() { conn.Close(within(t, time.Millisecond)) })
+				t.Cleanup(func() {
+					using.Lock()
+					defer using.Unlock()
+					conn.Close(within(t, time.Millisecond))
+				})
 				return lost
 			}, func() { take(s.DSN("")) })
 			mu.Lock()
@@ -444,4 +498,58 @@ func TestLatency(t *testing.T) {
 	lockertest.Latency(t, "plain advisory lock, new connection", n/2, plain(true))
 	lockertest.HandOver(t, "flockctx", n/4, 20*time.Millisecond, ours(0), ours(0))
 	lockertest.HandOver(t, "plain advisory lock", n/4, 20*time.Millisecond, plain(false), plain(false))
+}
+
+// TestTerminatedAtUnlock terminates backends around the Unlock of their holders. The
+// server says that it has ended the session, or has unlocked before: the holder must
+// not be left unsure. It is not parallel, since it has one processor for all goroutines.
+func TestTerminatedAtUnlock(t *testing.T) {
+	s := pgtest.Start(t)
+	ctx := within(t, time.Minute)
+	conn, err := pgx.Connect(ctx, s.DSN(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	// So that the reader has seen nothing yet when Unlock asks.
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	for _, dsn := range []string{s.DSN(""), s.TCP(s.Addr())} {
+		l := open(dsn)
+		lost := 0
+		const n = 100
+		for i := range n {
+			h := lock(t, l, "terminated")
+			if _, err := conn.Exec(ctx, "select pg_terminate_backend(pid) from pg_locks where granted and locktype = 'advisory'"); err != nil {
+				t.Fatal(err)
+			}
+			for begin, d := time.Now(), rand.N(3*time.Millisecond); time.Since(begin) < d; {
+			}
+			if err := h.Unlock(ctx); errors.Is(err, locker.ErrLost) {
+				lost++
+			} else if err != nil {
+				t.Fatalf("run %d: %v", i, err)
+			}
+		}
+		t.Logf("%d of %d were lost", lost, n)
+	}
+}
+
+// TestStrangeApplicationName: names of other programs look as ours do and are none.
+func TestStrangeApplicationName(t *testing.T) {
+	t.Parallel()
+	s := pgtest.Start(t)
+	ctx := within(t, time.Minute)
+	conn, err := pgx.Connect(ctx, s.DSN("")+" application_name='flockctx under 99999999999'")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	l := open(s.DSN(""))
+	err = locker.Do(ctx, l, "strange too", locker.Exclusive, func(ctx context.Context) error {
+		_, err := l.Lock(ctx, "strange too", locker.Exclusive)
+		return err
+	})
+	if !errors.Is(err, locker.ErrDeadlock) {
+		t.Error(err)
+	}
 }

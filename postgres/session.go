@@ -11,6 +11,9 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
+// lastWords is how long they may take from a connection that takes no more questions.
+const lastWords = 100 * time.Millisecond
+
 // A session is a connection with a read always parked on it: without one, nobody
 // notices that the server has ended the session. pgconn reads only while it asks, so
 // it makes the connection and hands it over.
@@ -95,7 +98,8 @@ func (s *session) ask(ctx context.Context, sql string) ([]string, error) {
 	err := s.frontend.Flush()
 	s.mu.Unlock()
 	if err != nil {
-		s.close() // the reader may know better why it has ended
+		// The server's last words may have come, but wait to be read.
+		s.conn.SetReadDeadline(time.Now().Add(lastWords))
 	}
 	select {
 	case a := <-to:

@@ -7,12 +7,18 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/concurrency"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/flockctx/flockctx/etcd"
 	"github.com/flockctx/flockctx/etcd/etcdtest"
@@ -198,26 +204,6 @@ func TestServers(t *testing.T) {
 			t.Errorf("left: %v", all)
 		}
 	})
-
-	t.Run("an unlock without an answer", func(t *testing.T) {
-		p := lockertest.NewProxy(t, "tcp", c.Servers[0].Addr())
-		l := open(c.Client(t, p.Addr()))
-		h := lock(t, l, "unsure")
-		p.Swallow(lockertest.Both)
-		short, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
-		defer cancel()
-		begin := time.Now()
-		err := h.Unlock(short)
-		if !errors.Is(err, locker.ErrUnsure) {
-			t.Errorf("Unlock: %v", err)
-		}
-		if again := h.Unlock(ctx(t)); again != err {
-			t.Errorf("repeated: %v", again)
-		}
-		other := lock(t, open(c.Client(t)), "unsure")
-		t.Logf("%v; free after %v, Cleanup is %v", err, time.Since(begin), l.Traits().Cleanup)
-		other.Unlock(ctx(t))
-	})
 }
 
 // TestWaiterLosesItsPlace: a queued waiter whose lease has died must not wait for ever.
@@ -310,7 +296,9 @@ func TestControl(t *testing.T) {
 			client := c.Client(t, p.Addr())
 			direct := c.Client(t)
 			name := fmt.Sprintf("control%d/", i)
-			o := lockertest.Partition(t, p, []lockertest.Direction{lockertest.Both, lockertest.ToServer, lockertest.ToClient}[i%3], func() <-chan struct{} {
+			o := lockertest.Partition(t, func() {
+				p.Swallow([]lockertest.Direction{lockertest.Both, lockertest.ToServer, lockertest.ToClient}[i%3])
+			}, func() <-chan struct{} {
 				// The client looks for lapsed leases every second from its
 				// first one on: as a client that has been running for long.
 				if _, err := concurrency.NewSession(client); err != nil {
@@ -342,5 +330,74 @@ func TestControl(t *testing.T) {
 	wg.Wait()
 	if lockertest.Report(t, "stock client", all) == 0 {
 		t.Error("the control has no overlaps: the injection finds nothing")
+	}
+}
+
+// TestOutageCostsLittle: a holder that is told by something in between, such as a proxy,
+// that no server can be reached asks again at a pace.
+func TestOutageCostsLittle(t *testing.T) {
+	t.Parallel()
+	c := etcdtest.Start(t, 1)
+	var asked atomic.Int64
+	var outage atomic.Bool
+	client, err := clientv3.New(clientv3.Config{
+		Endpoints: c.Endpoints(),
+		Logger:    zap.NewNop(),
+		DialOptions: []grpc.DialOption{grpc.WithChainStreamInterceptor(func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, next grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+			if strings.HasSuffix(method, "LeaseKeepAlive") {
+				asked.Add(1)
+				if outage.Load() {
+					return nil, status.Error(codes.Unavailable, "no upstream")
+				}
+			}
+			return next(ctx, desc, cc, method, opts...)
+		})},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	h := lock(t, open(client), "outage")
+	outage.Store(true)
+	lost(t, h)
+	t.Logf("asked %d times in %v", asked.Load(), ttl)
+	if asked.Load() > 200 {
+		t.Errorf("asked %d times in %v", asked.Load(), ttl)
+	}
+}
+
+// TestUnlockAfterItsLease: the revocation of an Unlock comes when the lease has ended by
+// itself. It was held when Unlock was called, and Unlock has seen that.
+func TestUnlockAfterItsLease(t *testing.T) {
+	t.Parallel()
+	c := etcdtest.Start(t, 1)
+	direct := c.Client(t)
+	client, err := clientv3.New(clientv3.Config{
+		Endpoints: c.Endpoints(),
+		Logger:    zap.NewNop(),
+		DialOptions: []grpc.DialOption{grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, next grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			if strings.HasSuffix(method, "LeaseRevoke") {
+				for {
+					if all, _ := keys(t, direct, "late"); len(all) == 0 {
+						break
+					}
+					select {
+					case <-ctx.Done():
+						return ctx.Err()
+					case <-time.After(20 * time.Millisecond):
+					}
+				}
+			}
+			return next(ctx, method, req, reply, cc, opts...)
+		})},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	h := lock(t, open(client), "late")
+	begin := time.Now()
+	if err := h.Unlock(ctx(t)); err != nil {
+		t.Errorf("after %v: %v", time.Since(begin), err)
 	}
 }

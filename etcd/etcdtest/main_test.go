@@ -70,7 +70,7 @@ func faults(t testing.TB, c *etcdtest.Cluster) lockertest.Faults {
 	client := c.Client(t)
 	return lockertest.Faults{
 		Spec:       strings.Join(c.Endpoints(), ","),
-		Partitions: partitions(6),
+		Partitions: partitions(8),
 		Residue: func(t testing.TB) []string {
 			left, _ := keys(t, client, "")
 			resp, err := client.Leases(ctx(t))
@@ -104,6 +104,7 @@ func faults(t testing.TB, c *etcdtest.Cluster) lockertest.Faults {
 			p := lockertest.NewProxy(t, "tcp", c.Servers[0].Addr())
 			return open(c.Client(t, p.Addr())), p
 		},
+		LongTTL: func(t testing.TB) locker.Locker { return etcd.New(c.Client(t), nil) },
 		Restart: func(testing.TB) {
 			for _, s := range c.Servers {
 				s.Kill()

@@ -2,9 +2,10 @@
 // count their visitors in one store, and only the one that holds the lock may count.
 // Where the lock lives is a flag, and nothing else changes:
 //
-//	replicas -addr :8080                                  # files: replicas on one machine
-//	replicas -addr :8080 -locks etcd://10.0.0.1:2379,10.0.0.2:2379
-//	replicas -addr :8080 -locks postgres://user@10.0.0.3/app
+//	cd examples/replicas # a module of its own
+//	go run . -addr :8080 # files: replicas on one machine
+//	go run . -addr :8080 -locks etcd://10.0.0.1:2379,10.0.0.2:2379
+//	go run . -addr :8080 -locks postgres://user@10.0.0.3/app
 //
 // A client that goes away stops waiting; one that waits for longer than -patience is
 // told to come back later. A replica that loses its lock answers 503 and has counted
@@ -71,8 +72,12 @@ func open(where string, ttl time.Duration) (l locker.Locker, done func() error, 
 		return etcd.New(client, &etcd.Options{TTL: ttl}), client.Close, nil
 	}
 	done = func() error { return nil }
-	if strings.HasPrefix(where, "postgres://") || strings.Contains(where, "host=") {
+	scheme, _, isURL := strings.Cut(where, "://")
+	switch {
+	case isURL && (scheme == "postgres" || scheme == "postgresql"), !isURL && strings.Contains(where, "host="):
 		return postgres.New(where, &postgres.Options{TTL: ttl}), done, nil
+	case isURL: // a folder of that name is hardly meant
+		return nil, nil, fmt.Errorf("-locks %s: neither a folder nor etcd:// nor postgres://", where)
 	}
 	return locker.Dir(where, nil), done, nil
 }
@@ -138,7 +143,7 @@ func (v *visitors) count(ctx context.Context) (n int, err error) {
 		}
 	}()
 	token, _ := h.Token()
-	if n, err = v.store.get(token); err != nil {
+	if n, err = v.store.get(h.Context(), token); err != nil {
 		return 0, err
 	}
 	select { // what takes its time must end with the lock
@@ -150,5 +155,5 @@ func (v *visitors) count(ctx context.Context) (n int, err error) {
 	}
 	// Between that look and the effect the process may stop for any time. So the
 	// store looks again.
-	return n + 1, v.store.put(token, n+1)
+	return n + 1, v.store.put(h.Context(), token, n+1)
 }

@@ -192,7 +192,10 @@ func TestReplicas(t *testing.T) {
 				stuck <- fmt.Sprint(code, " ", body, err)
 			}()
 			for code = 0; code != http.StatusServiceUnavailable; {
-				code, _, _, _ = get(ctx, short.url)
+				var err error
+				if code, _, _, err = get(ctx, short.url); err != nil {
+					t.Fatal(err)
+				}
 			}
 			slow.cmd.Process.Signal(syscall.SIGSTOP)
 			_, _, before, err := get(ctx, a.url)
@@ -216,6 +219,22 @@ func TestReplicas(t *testing.T) {
 	}
 }
 
+func TestOpen(t *testing.T) {
+	for where, fenced := range map[string]bool{"postgres://u@h/d": true, "postgresql://u@h/d": true, "host=h user=u": true, t.TempDir(): false} {
+		l, done, err := open(where, time.Minute)
+		if err != nil || l.Traits().Fenced != fenced {
+			t.Errorf("%s: %v, %v", where, l, err)
+			continue
+		}
+		done()
+	}
+	for _, where := range []string{"redis://h", "postgre://h/d", "https://h"} {
+		if l, _, err := open(where, time.Minute); err == nil {
+			t.Errorf("%s: %v", where, l)
+		}
+	}
+}
+
 // TestStore: the resource refuses an old token.
 func TestStore(t *testing.T) {
 	s := &store{path: filepath.Join(t.TempDir(), "visitors")}
@@ -226,24 +245,24 @@ func TestStore(t *testing.T) {
 		tk.Epoch, tk.N = "e", n
 		return tk
 	}
-	if n, err := s.get(token(5)); n != 0 || err != nil {
+	if n, err := s.get(t.Context(), token(5)); n != 0 || err != nil {
 		t.Fatal(n, err)
 	}
-	if err := s.put(token(5), 1); err != nil {
+	if err := s.put(t.Context(), token(5), 1); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := s.get(token(6)); n != 1 || err != nil {
+	if n, err := s.get(t.Context(), token(6)); n != 1 || err != nil {
 		t.Fatal(n, err)
 	}
 	for _, n := range []uint64{5, 4} {
-		if err := s.put(token(n), 2); err == nil || !strings.Contains(err.Error(), "granted to another one") {
+		if err := s.put(t.Context(), token(n), 2); err == nil || !strings.Contains(err.Error(), "granted to another one") {
 			t.Errorf("token %d after 6: %v", n, err)
 		}
 	}
-	if err := s.put(token(6), 2); err != nil {
+	if err := s.put(t.Context(), token(6), 2); err != nil {
 		t.Error(err)
 	}
-	if n, err := s.get(token(7)); n != 2 || err != nil {
+	if n, err := s.get(t.Context(), token(7)); n != 2 || err != nil {
 		t.Error(n, err)
 	}
 }

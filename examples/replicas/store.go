@@ -28,21 +28,21 @@ var errStaleToken = errors.New("the lock has been granted to another one since")
 
 // get returns the number, and from then on refuses holders with a lower token: they
 // must not change what this one has read.
-func (s *store) get(token locker.Token) (n int, err error) {
-	err = s.update(token, func(r *record) { n = r.Visitors })
+func (s *store) get(ctx context.Context, token locker.Token) (n int, err error) {
+	err = s.update(ctx, token, func(r *record) { n = r.Visitors })
 	return n, err
 }
 
 // put writes n unless a holder with a higher token has come.
-func (s *store) put(token locker.Token, n int) error {
-	return s.update(token, func(r *record) { r.Visitors = n })
+func (s *store) put(ctx context.Context, token locker.Token, n int) error {
+	return s.update(ctx, token, func(r *record) { r.Visitors = n })
 }
 
 // update compares the token and writes what fn makes of the record, in one step. Tokens
 // of another epoch cannot be compared: whoever rebuilds the lock server must see to it
-// that no holder of the old one is left.
-func (s *store) update(token locker.Token, fn func(*record)) error {
-	return flockctx.Do(context.Background(), s.path, nil, func(l *flockctx.Flock) error {
+// that no holder of the old one is left. ctx ends the wait for the file.
+func (s *store) update(ctx context.Context, token locker.Token, fn func(*record)) error {
+	return flockctx.Do(ctx, s.path, nil, func(l *flockctx.Flock) error {
 		b, err := io.ReadAll(io.LimitReader(l.File(), 256))
 		if err != nil {
 			return err

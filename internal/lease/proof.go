@@ -47,15 +47,21 @@ func New(ctx context.Context, ttl time.Duration, sent Instant, what string) *Pro
 	p.Context, p.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	p.limit.Store(int64(sent) + int64(p.window))
 	p.mu.Lock()
-	p.timer = time.AfterFunc(p.left(), p.tick)
+	p.timer = time.AfterFunc(p.pause(), p.tick)
 	p.mu.Unlock()
 	return p
 }
 
 func (p *Proof) left() time.Duration { return time.Duration(p.limit.Load() - int64(Now())) }
 
-// tick is the timer's function. The timer counts Go's clock, so it may be late but
-// never early.
+// slice is the longest that the timer runs. It counts Go's clock, which stands still
+// while the machine is suspended: set for the whole time, it would end a context as much
+// too late as the machine was suspended.
+const slice = time.Second
+
+func (p *Proof) pause() time.Duration { return min(p.left(), slice) }
+
+// tick is the timer's function. The timer may be late but never early.
 func (p *Proof) tick() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -67,12 +73,11 @@ func (p *Proof) checkLocked() bool {
 	if p.ended {
 		return false
 	}
-	left := p.left()
-	if left <= 0 {
+	if p.left() <= 0 {
 		p.endLocked(p.lost(fmt.Errorf("the server did not confirm it within %v", p.window)))
 		return false
 	}
-	p.timer.Reset(left)
+	p.timer.Reset(p.pause())
 	return true
 }
 
@@ -130,10 +135,6 @@ func (p *Proof) Release() error {
 	}
 	return context.Cause(p.Context)
 }
-
-// InTime reports whether the time is not up yet, also after Release: what the server
-// says about the ownership now, it would have said at Release.
-func (p *Proof) InTime() bool { return p.left() > 0 }
 
 // Valid returns the instant at which the time is up, or one in the past if the proof
 // has ended.

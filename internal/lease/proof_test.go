@@ -78,8 +78,8 @@ func TestExtend(t *testing.T) {
 	if err := p.Release(); err != nil {
 		t.Fatal(err)
 	}
-	if !p.InTime() || context.Cause(p) != locker.ErrReleased || p.Err() == nil {
-		t.Error(p.InTime(), context.Cause(p))
+	if context.Cause(p) != locker.ErrReleased || p.Err() == nil {
+		t.Error(p.Err(), context.Cause(p))
 	}
 	p.Lose(errors.New("too late"))
 	if context.Cause(p) != locker.ErrReleased {

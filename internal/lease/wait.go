@@ -22,11 +22,14 @@ type Call struct {
 // Begin returns the call, or the error for a ctx that is done or a bad name or mode.
 func Begin(ctx context.Context, engine, name string, m locker.Mode) (*Call, error) {
 	c := &Call{Engine: engine, Name: name, Mode: m}
+	err := locker.CheckName(name)
+	if err != nil {
+		c.Name = name[:min(len(name), 64)] // an error is no place for all of it
+	}
 	if ctx.Err() != nil {
 		return nil, c.Ended(ctx, nil)
 	}
-	if err := locker.CheckName(name); err != nil {
-		c.Name = name[:min(len(name), 64)]
+	if err != nil {
 		return nil, c.Failed(err)
 	}
 	if m != locker.Exclusive && m != locker.Shared {

@@ -1,12 +1,14 @@
 //go:build unix
 
 // Package pgtest starts PostgreSQL servers for tests: in a temporary folder, as a user
-// other than root, on a unix socket.
+// other than root, on a unix socket and on a loopback address.
 package pgtest
 
 import (
 	"bytes"
 	"fmt"
+	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -25,14 +27,24 @@ type Server struct {
 	t       testing.TB
 	bin     string
 	dir     string // the data in data, the socket beside it
+	addr    *net.TCPAddr
 	cred    *syscall.Credential
 	options []string
 	cmd     *exec.Cmd
+	dismiss func() // ends the watch over cmd
 	log     *os.File
 }
 
 // Socket returns the path of the server's socket.
-func (s *Server) Socket() string { return filepath.Join(s.dir, ".s.PGSQL.5432") }
+func (s *Server) Socket() string {
+	return filepath.Join(s.dir, fmt.Sprintf(".s.PGSQL.%d", s.addr.Port))
+}
+
+// Addr returns where the server listens for TCP.
+func (s *Server) Addr() string { return s.addr.String() }
+
+// Port returns the number that the names of its sockets have, too.
+func (s *Server) Port() int { return s.addr.Port }
 
 // DSN returns how to connect to the server through the socket in the folder dir, or
 // its own if dir is empty.
@@ -40,7 +52,12 @@ func (s *Server) DSN(dir string) string {
 	if dir == "" {
 		dir = s.dir
 	}
-	return "host=" + dir + " user=postgres dbname=postgres"
+	return fmt.Sprintf("host=%s port=%d user=postgres dbname=postgres", dir, s.addr.Port)
+}
+
+// TCP returns how to connect to the server at addr, its own address or a proxy's.
+func (s *Server) TCP(addr string) string {
+	return "postgres://postgres@" + addr + "/postgres?sslmode=disable"
 }
 
 // Find returns the folder of the server's programs, or "".
@@ -100,9 +117,27 @@ func Start(t testing.TB, options ...string) *Server {
 	if err != nil {
 		t.Fatalf("initdb: %v\n%s", err, out)
 	}
+	if s.addr, err = freeAddr(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Kill) // also where Run fails half-way
 	s.Run()
-	t.Cleanup(s.Kill)
 	return s
+}
+
+// freeAddr returns a free address. The server needs it again after a crash, and a port
+// that was free a moment ago may be taken by then: on a loopback address of its own it
+// is as good as sure to stay free.
+func freeAddr() (*net.TCPAddr, error) {
+	l, err := net.Listen("tcp", net.JoinHostPort(net.IPv4(127, byte(1+rand.N(250)), byte(rand.N(256)), byte(1+rand.N(250))).String(), "0"))
+	if err != nil {
+		l, err = net.Listen("tcp", "127.0.0.1:0") // not Linux
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr), nil
 }
 
 func otherUser(t testing.TB) *syscall.Credential {
@@ -141,23 +176,47 @@ func (s *Server) command(name string, args ...string) *exec.Cmd {
 // Run starts the server and returns when it answers.
 func (s *Server) Run() {
 	s.t.Helper()
-	args := []string{"-D", s.data(), "-k", s.dir, "-h", "", "-p", "5432"}
+	args := []string{"-D", s.data(), "-k", s.dir, "-h", s.addr.IP.String(), "-p", strconv.Itoa(s.addr.Port)}
 	for _, o := range append([]string{"max_connections=400", "shared_buffers=16MB", "unix_socket_permissions=0777"}, s.options...) {
 		args = append(args, "-c", o)
 	}
 	s.cmd = s.command("postgres", args...)
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
-	if err := s.cmd.Start(); err != nil {
-		s.t.Fatal(err)
-	}
+	s.dismiss = s.StartWatched(s.cmd, "QUIT")
 	for limit := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
-		out, err := s.command("pg_isready", "-q", "-h", s.dir).CombinedOutput()
+		out, err := s.command("pg_isready", "-q", "-h", s.dir, "-p", strconv.Itoa(s.addr.Port)).CombinedOutput()
 		if err == nil {
 			return
 		}
 		if time.Now().After(limit) {
 			s.t.Fatalf("the server does not start: %v\n%s\n%s", err, out, s.Log())
 		}
+	}
+}
+
+// StartWatched starts cmd, and beside it a process that sends cmd the named signal when
+// the test's process is gone: after the panic of a test that takes too long nothing is
+// cleaned up. Call dismiss before cmd is ended.
+func (s *Server) StartWatched(cmd *exec.Cmd, signal string) (dismiss func()) {
+	s.t.Helper()
+	if err := cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	// The end of the test's process closes the watch's input, however it comes.
+	watch := s.Command("sh", "-c", `cat; kill -"$0" "$1"; kill -CONT "$1"`, signal, strconv.Itoa(cmd.Process.Pid))
+	in, err := watch.StdinPipe()
+	if err == nil {
+		err = watch.Start()
+	}
+	if err != nil {
+		cmd.Process.Kill()
+		cmd.Wait()
+		s.t.Fatal(err)
+	}
+	return func() {
+		watch.Process.Kill()
+		watch.Wait()
+		in.Close()
 	}
 }
 
@@ -169,9 +228,10 @@ func (s *Server) Log() []byte {
 
 // Kill ends the server as a crash does, and returns when all its processes are gone.
 func (s *Server) Kill() {
-	if s.cmd.ProcessState != nil {
+	if s.cmd == nil || s.cmd.Process == nil || s.cmd.ProcessState != nil {
 		return
 	}
+	s.dismiss()
 	s.cmd.Process.Signal(syscall.SIGQUIT) // immediate shutdown: no checkpoint
 	s.cmd.Wait()
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -81,7 +82,8 @@ func holder(l locker.Locker) error {
 	return in.Err()
 }
 
-// counter raises the resource's counter under the lock of name, until its stdin ends.
+// counter raises the resource's counter under the lock of name, until its stdin ends. It
+// says "lost" on stdout when it has lost the lock, or may have.
 func counter(l locker.Locker) error {
 	name := os.Getenv("LOCKERTEST_NAME")
 	ctx, cancel := context.WithCancel(context.Background())
@@ -100,7 +102,11 @@ func counter(l locker.Locker) error {
 			res.ask("put %d %d", v+1, n)
 			return nil
 		})
-		if err != nil && ctx.Err() == nil && !errors.Is(err, locker.ErrLost) && !errors.Is(err, locker.ErrUnsure) {
+		switch {
+		case err == nil || ctx.Err() != nil:
+		case errors.Is(err, locker.ErrLost), errors.Is(err, locker.ErrUnsure):
+			fmt.Println("lost")
+		default:
 			return err
 		}
 	}
@@ -192,6 +198,13 @@ func (c *child) add(line string, done bool) {
 	case c.change <- struct{}{}:
 	default:
 	}
+}
+
+// hasLost reports whether a counter has lost the lock.
+func (c *child) hasLost() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Contains(c.lines, "lost")
 }
 
 func (c *child) say(format string, args ...any) {

@@ -1,6 +1,7 @@
 package lockertest
 
 import (
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -14,17 +15,27 @@ type Direction int
 const (
 	ToServer Direction = 1 << iota
 	ToClient
+	packets
 	Both = ToServer | ToClient
+
+	// Cut is Both where not even acknowledgements come through, as when a cable is
+	// cut or a host is dead: the kernels notice, in their time. It needs Linux and a
+	// proxy for TCP; elsewhere it is Both.
+	Cut = Both | packets
 )
 
-// String returns "to server", "to client" or "both ways".
+// String returns "to server", "to client", "both ways" or "cut".
 func (d Direction) String() string {
+	if d == Cut {
+		return "cut"
+	}
 	return [...]string{"none", "to server", "to client", "both ways"}[d&Both]
 }
 
 // A Proxy is a network between a client and a server, to be broken. It accepts new
 // connections also while it swallows, as a network that drops packets may.
 type Proxy struct {
+	t               testing.TB
 	l               net.Listener
 	network, target string
 
@@ -53,7 +64,7 @@ func NewProxy(t testing.TB, network, target string) *Proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &Proxy{l: l, network: network, target: target, conns: map[net.Conn]bool{}}
+	p := &Proxy{t: t, l: l, network: network, target: target, conns: map[net.Conn]bool{}}
 	p.changed = sync.NewCond(&p.mu)
 	go p.serve()
 	t.Cleanup(p.close)
@@ -68,8 +79,33 @@ func (p *Proxy) Addr() string { return p.l.Addr().String() }
 func (p *Proxy) Swallow(d Direction) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	was := p.swallow
 	p.swallow = d
+	for c := range p.conns {
+		if was&packets != d&packets {
+			p.cutLocked(c)
+		}
+	}
 	p.changed.Broadcast()
+}
+
+// cutLocked cuts c off or connects it again, as p.swallow says.
+func (p *Proxy) cutLocked(c net.Conn) {
+	tc, ok := c.(*net.TCPConn)
+	if !ok || !CanCut {
+		return
+	}
+	raw, err := tc.SyscallConn()
+	if err == nil {
+		if p.swallow&packets != 0 {
+			err = deafen(raw)
+		} else {
+			err = undeafen(raw)
+		}
+	}
+	if err != nil && !errors.Is(err, net.ErrClosed) {
+		p.t.Errorf("proxy: %v", err)
+	}
 }
 
 // Heal lets everything through again.
@@ -109,12 +145,22 @@ func (p *Proxy) serve() {
 				client.Close()
 				return
 			}
+			for _, c := range []net.Conn{client, server} {
+				if tc, ok := c.(*net.TCPConn); ok {
+					tc.SetKeepAlive(false) // its probes would be signs of life
+				}
+			}
 			p.mu.Lock()
 			if p.closed {
 				client.Close()
 				server.Close()
 			} else {
-				p.conns[client], p.conns[server] = true, true
+				for _, c := range []net.Conn{client, server} {
+					p.conns[c] = true
+					if p.swallow&packets != 0 {
+						p.cutLocked(c)
+					}
+				}
 			}
 			p.mu.Unlock()
 			go p.copy(server, client, ToServer)

@@ -49,10 +49,17 @@ type Faults struct {
 	// Network returns a Locker of its own behind a Proxy.
 	Network func(t testing.TB) (locker.Locker, *Proxy)
 
+	// LongTTL returns a Locker with a TTL of 10 s or more.
+	LongTTL func(t testing.TB) locker.Locker
+
+	// KillFrees is how soon the lock of a killed process must be free. 0 means
+	// Traits.Cleanup, and some time for a busy machine.
+	KillFrees time.Duration
+
 	// Restart ends the server as a crash does, and starts it again.
 	Restart func(t testing.TB)
 
-	// Partitions is how many partitions to inject; 0 means 6.
+	// Partitions is how many partitions to inject; 0 means 8.
 	Partitions int
 }
 
@@ -66,7 +73,7 @@ type suite struct {
 // same engine. TTLs should be short: some tests wait for several.
 func Run(t *testing.T, newLocker func(t testing.TB) locker.Locker, faults Faults) {
 	if faults.Partitions == 0 {
-		faults.Partitions = 6
+		faults.Partitions = 8
 	}
 	s := &suite{new: newLocker, faults: faults, traits: newLocker(t).Traits()}
 	for _, test := range []struct {
@@ -331,8 +338,10 @@ func (s *suite) unlock(t *testing.T) {
 
 func (s *suite) modes(t *testing.T) {
 	a, b := s.new(t), s.new(t)
-	if _, err := a.Lock(bg(t), "modes", locker.Mode(7)); err == nil {
-		t.Error("Mode(7) was locked")
+	for _, f := range []func(context.Context, string, locker.Mode) (locker.Held, error){a.Lock, a.TryLock} {
+		if _, err := f(bg(t), "modes", locker.Mode(7)); !errors.Is(err, errors.ErrUnsupported) {
+			t.Errorf("Mode(7): %v", err)
+		}
 	}
 	if !s.traits.Shared {
 		for _, f := range []func(context.Context, string, locker.Mode) (locker.Held, error){a.Lock, a.TryLock} {
@@ -353,13 +362,56 @@ func (s *suite) modes(t *testing.T) {
 		}
 		held = append(held, h)
 	}
+	for _, l := range []locker.Locker{a, b} {
+		h, err := l.Lock(bg(t), "modes", locker.Shared)
+		if err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, h)
+	}
 	s.busy(t, b, "modes", locker.Exclusive)
+
+	// An exclusive one waits for all of them, and shared ones wait for it.
+	type grant struct {
+		h   locker.Held
+		err error
+	}
+	granted := make(chan grant)
+	wait := func(l locker.Locker, m locker.Mode) {
+		go func() {
+			h, err := l.Lock(bg(t), "modes", m)
+			granted <- grant{h, err}
+		}()
+		s.queued(t, "modes", 1)
+	}
+	wait(b, locker.Exclusive)
 	for _, h := range held {
+		select {
+		case g := <-granted:
+			t.Fatalf("an exclusive lock beside a shared one: %v, %v", g.h, g.err)
+		default:
+		}
 		unlock(t, h)
 	}
-	h := lock(t, b, "modes")
+	g := <-granted
+	if g.err != nil {
+		t.Fatal(g.err)
+	}
 	s.busy(t, a, "modes", locker.Shared)
-	unlock(t, h)
+	wait(a, locker.Shared)
+	select {
+	case g := <-granted:
+		t.Fatalf("a shared lock beside an exclusive one: %v, %v", g.h, g.err)
+	default:
+	}
+	unlock(t, g.h)
+	if g = <-granted; g.err != nil {
+		t.Fatal(g.err)
+	}
+	if _, ok := g.h.Token(); ok {
+		t.Error("a shared lock has a token")
+	}
+	unlock(t, g.h)
 }
 
 func (s *suite) names(t *testing.T) {
@@ -386,6 +438,12 @@ func (s *suite) badNames(t *testing.T) {
 			_, err := f(bg(t), name, locker.Exclusive)
 			if err == nil || !strings.Contains(err.Error(), "name") || len(err.Error()) > 300 {
 				t.Errorf("a name of %d bytes: %v", len(name), err)
+			}
+			ctx, cancel := context.WithCancel(context.Background())
+			cancel()
+			_, err = f(ctx, name, locker.Exclusive)
+			if be, ok := errors.AsType[*flockctx.BusyError](err); !ok || !errors.Is(be, context.Canceled) || len(err.Error()) > 600 {
+				t.Errorf("a name of %d bytes with a done ctx: %v", len(name), err)
 			}
 		}
 	}
@@ -480,6 +538,24 @@ func (s *suite) deadlocks(t *testing.T) {
 	}
 	t.Logf("found after %v", time.Since(begin))
 
+	// By the context of a Held.
+	h := lock(t, l, "deadlock a")
+	if _, err := l.Lock(h.Context(), "deadlock a", locker.Exclusive); !errors.Is(err, locker.ErrDeadlock) {
+		t.Errorf("a name under itself, by Held.Context: %v", err)
+	}
+	unlock(t, h)
+
+	// Over a lock of another Locker.
+	other := s.new(t)
+	err := locker.Do(bg(t), l, "deadlock a", locker.Exclusive, func(ctx context.Context) error {
+		return locker.Do(ctx, other, "deadlock b", locker.Exclusive, func(ctx context.Context) error {
+			return locker.Do(ctx, l, "deadlock a", locker.Exclusive, func(context.Context) error { return nil })
+		})
+	})
+	if !errors.Is(err, locker.ErrDeadlock) {
+		t.Errorf("a name under itself, over another Locker: %v", err)
+	}
+
 	// Two that meet, and one between them that holds another lock in between.
 	names := []string{"deadlock a", "deadlock b", "deadlock c"}
 	for n := 2; n <= 3; n++ {
@@ -508,7 +584,7 @@ func (s *suite) deadlocks(t *testing.T) {
 	}
 
 	// No circle, only a wait: it must not be taken for one.
-	h := lock(t, s.new(t), "deadlock b")
+	h = lock(t, s.new(t), "deadlock b")
 	errs := make(chan error)
 	go func() { errs <- nest("deadlock a", "deadlock b", func() {}) }()
 	s.queued(t, "deadlock b", 1)

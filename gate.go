@@ -75,17 +75,25 @@ type gate struct {
 	upgrade *waiter // a reader inside, waiting until it is the only one
 
 	head, tail *waiter
-	busySince  int64         // since when somebody waits without a break, or gave way
-	spinning   bool          // a goroutine that is not in the queue spins until the gate opens
-	spinRest   int           // so many more will not, because one did in vain
-	spinFails  int           // in a row
-	departures atomic.Uint32 // counted while one spins
-	sliceEnd   int64         // until when the queue may be overtaken
-	lastLeave  int64         // when somebody left while others waited
-	rush       bool          // the queue was overtaken soon after that
-	watch      *watch        // nil where none is under way
-	watchEnd   int64         // when it is over
-	lastProbe  int64         // when a waiter was last woken to compete
+	busySince  int64       // since when somebody waits without a break, or gave way
+	spinning   bool        // a goroutine that is not in the queue spins until the gate opens
+	spinRest   int         // so many more will not, because one did in vain
+	spinFails  int         // in a row
+	departures *departures // counted while one spins
+	sliceEnd   int64       // until when the queue may be overtaken
+	lastLeave  int64       // when somebody left while others waited
+	rush       bool        // the queue was overtaken soon after that
+	watch      *watch      // nil where none is under way
+	watchEnd   int64       // when it is over
+	lastProbe  int64       // when a waiter was last woken to compete
+}
+
+// departures count who left a gate, or one of others that share the count. Who spins
+// reads it all the time: so it is not beside what those inside write, which would then
+// cost them a miss of the cache each time.
+type departures struct {
+	atomic.Uint32
+	_ [60]byte
 }
 
 // A waiter is a goroutine in front of a gate.

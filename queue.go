@@ -66,6 +66,9 @@ var releases [16]struct {
 	_ [56]byte
 }
 
+// leaving are the counts for gates where goroutines spin.
+var leaving [16]departures
+
 // publish notes a release that is about to happen.
 func (q *queue) publish() { q.released.Add(1) }
 
@@ -102,7 +105,8 @@ func join(k queueKey) *queue {
 			s.spare = nil
 			q.sliceEnd, q.lastProbe, q.patience, q.local = 0, 0, 0, unknown
 		} else {
-			q = &queue{shard: s, gate: gate{mu: &s.mu}, released: &releases[k.id.hash()>>60].n}
+			i := k.id.hash() >> 60
+			q = &queue{shard: s, gate: gate{mu: &s.mu, departures: &leaving[i]}, released: &releases[i].n}
 		}
 		q.key = k
 		q.next = s.queues

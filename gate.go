@@ -219,7 +219,15 @@ func (g *gate) spin(m Mode) bool {
 			nanotime() // to pass the time
 			tries--
 		}
-		g.mu.Lock()
+		// Who left has the mutex for a moment more. Lock would soon park.
+		locked := g.mu.TryLock()
+		for ; tries > 0 && !locked; tries-- {
+			nanotime()
+			locked = g.mu.TryLock()
+		}
+		if !locked {
+			g.mu.Lock()
+		}
 		seen = g.departures.Load()
 		entered := g.tryEnter(m)
 		if entered || tries <= 0 || g.kernel {

@@ -256,9 +256,9 @@ func TestTrap6IntervalsHaveBounds(t *testing.T) {
 			for range 1000 {
 				must(t, b.Sleep(t.Context(), nil))
 			}
-			// A poll that wakes up an idle process costs some 15 µs: one in 600 µs
-			// takes 2.5 % of a core.
-			if got := time.Since(start) / 1000; got < 600*time.Microsecond || got > 100*ms {
+			// A poll that wakes up an idle process costs some 15 µs: one in 750 µs
+			// takes 2 % of a core.
+			if got := time.Since(start) / 1000; got < 750*time.Microsecond || got > 100*ms {
 				t.Errorf("%+v: an interval of %v", poll, got)
 			}
 		})
@@ -278,7 +278,7 @@ func TestPollersStretchTheirIntervals(t *testing.T) {
 			must(t, b.Sleep(t.Context(), nil))
 		}
 		each := time.Since(start) / 10
-		if perSecond := 5000 * time.Second / each; perSecond > 1700 {
+		if perSecond := 5000 * time.Second / each; perSecond > 1400 {
 			t.Errorf("5000 goroutines poll every %v: %d times a second in all", each, perSecond)
 		}
 		// A deadline and a cancel are as exact as ever.

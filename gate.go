@@ -80,6 +80,7 @@ type gate struct {
 	spinRest   int         // so many more will not, because one did in vain
 	spinFails  int         // in a row
 	departures *departures // counted while one spins
+	owed       int         // waiters that are inside and do not know it yet
 	sliceEnd   int64       // until when the queue may be overtaken
 	lastLeave  int64       // when somebody left while others waited
 	rush       bool        // the queue was overtaken soon after that
@@ -209,6 +210,19 @@ func (g *gate) spin(m Mode) bool {
 		g.spinRest--
 		return false
 	}
+	if g.owed > 0 {
+		// The lock was just handed to a waiter, perhaps by this goroutine, in whose
+		// processor's queue the waiter then is: it would run when the spin is over.
+		g.mu.Unlock()
+		runtime.Gosched()
+		g.mu.Lock()
+		if g.tryEnter(m) {
+			return true
+		}
+		if g.spinning || g.kernel || g.upgrade != nil {
+			return false
+		}
+	}
 	g.spinning = true
 	first := g.departures.Load()
 	seen := first
@@ -262,6 +276,9 @@ func (g *gate) park(ctx context.Context, closed <-chan struct{}, w *waiter) erro
 		}
 		g.mu.Lock()
 		now := nanotime()
+		if w.granted {
+			g.owed--
+		}
 		switch {
 		case w.granted && err == nil:
 		case w.granted: // the grant came together with the end of ctx, and loses
@@ -335,6 +352,7 @@ func (g *gate) dispatch(now int64) (handed bool) {
 			g.remove(w)
 			g.count(w.mode)
 			w.granted = true
+			g.owed++
 			if g.watched(now) {
 				g.watchEnd = now + int64(watchTime)
 			}

@@ -172,7 +172,7 @@ func (l *Flock) remove() error {
 		if err := l.desc.lock(r); err == errBusy {
 			return nil
 		} else if err != nil {
-			return pathError("remove", l.path, err)
+			return l.removeFailed(err)
 		}
 	}
 	err := l.verify(l.path)
@@ -185,6 +185,12 @@ func (l *Flock) remove() error {
 	if err == nil || err == errStale {
 		return nil
 	}
+	return l.removeFailed(err)
+}
+
+// removeFailed makes the lock what it was, as far as that can be done, after err kept
+// the file from being removed.
+func (l *Flock) removeFailed(err error) error {
 	if l.mode == Shared {
 		r := l.request(opTry)
 		r.mode, r.convert = Shared, true

@@ -42,7 +42,7 @@ func lockNew(path string, opts *Options, a *attempt) (*Flock, error) {
 	if err != nil {
 		return nil, l.failure("lock", l.mode, a, err)
 	}
-	l.state = locked
+	l.setState(locked)
 	return l, nil
 }
 

@@ -35,7 +35,7 @@ func (l *Flock) shut() {
 }
 
 // reopenDoor undoes shut. l.mu is held. Without a shut, l.closed stays: goroutines
-// wait on it.
+// may wait on it.
 func (l *Flock) reopenDoor() {
 	if l.closing {
 		l.closing, l.closed = false, nil
@@ -80,9 +80,15 @@ func (l *Flock) awaitChange() {
 	l.changed.Wait()
 }
 
-// setState ends such a change. l.mu is held.
+// setState ends such a change. l.mu is held, unless no other goroutine knows l.
+//
+// With nobody left who waits on it, l.closed is dropped: a channel that was made in a
+// testing/synctest bubble must not be touched by those who use the handle outside.
 func (l *Flock) setState(s state) {
 	l.state = s
+	if l.closed != nil && (l.turn == nil || l.turn.head == nil) {
+		l.closed = nil
+	}
 	if l.changed != nil {
 		l.changed.Broadcast()
 	}

@@ -35,7 +35,7 @@ type Flock struct {
 
 	mu      sync.Mutex    // guards all from fresh to guard; no system call that can wait is made under it
 	turn    *gate         // in place of taken, from the first time that a goroutine waits for the handle
-	closed  chan struct{} // closed by Close; made by the first who waits
+	closed  chan struct{} // closed by Close; made by the first who waits, dropped by the last
 	changed *sync.Cond    // state has changed; made by the first who waits
 	intr    *interrupt    // how to end the wait in the kernel that is under way
 

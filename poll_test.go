@@ -241,6 +241,85 @@ func TestContentionAfterABubble(t *testing.T) {
 	}
 }
 
+// A handle on which somebody waited in a bubble, for another handle, for its own
+// turn or for another process, is used and closed outside of it.
+func TestHandleLeavesABubble(t *testing.T) {
+	for name, inside := range map[string]func(t *testing.T, l *flockctx.Flock){
+		"granted": func(t *testing.T, l *flockctx.Flock) {
+			other := newHandle(t, l.Name(), nil)
+			must(t, other.Lock(t.Context()))
+			waiting := async(func() error { return l.Lock(t.Context()) })
+			synctest.Wait()
+			must(t, other.Unlock())
+			must(t, <-waiting)
+			must(t, l.Unlock())
+		},
+		"granted and held": func(t *testing.T, l *flockctx.Flock) {
+			other := newHandle(t, l.Name(), nil)
+			must(t, other.Lock(t.Context()))
+			waiting := async(func() error { return l.Lock(t.Context()) })
+			synctest.Wait()
+			must(t, other.Unlock())
+			must(t, <-waiting)
+		},
+		"cancelled": func(t *testing.T, l *flockctx.Flock) {
+			must(t, newHandle(t, l.Name(), nil).Lock(t.Context()))
+			ctx, cancel := context.WithTimeout(t.Context(), ms)
+			defer cancel()
+			wantErr(t, l.Lock(ctx), context.DeadlineExceeded)
+		},
+		"its turn": func(t *testing.T, l *flockctx.Flock) {
+			must(t, l.Lock(t.Context()))
+			waiting := async(func() error { return l.Lock(t.Context()) })
+			synctest.Wait()
+			must(t, l.Unlock())
+			must(t, <-waiting)
+		},
+		"its turn, cancelled": func(t *testing.T, l *flockctx.Flock) {
+			must(t, l.Lock(t.Context()))
+			ctx, cancel := context.WithTimeout(t.Context(), ms)
+			defer cancel()
+			wantErr(t, l.Lock(ctx), context.DeadlineExceeded)
+		},
+		"another process": func(t *testing.T, l *flockctx.Flock) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			wantErr(t, l.Lock(ctx), context.DeadlineExceeded)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := tempPath(t)
+			other := startAgent(t, path, flockctx.Options{})
+			if name == "another process" {
+				other.must("lock")
+				defer other.must("unlock")
+			}
+			for _, use := range []bool{false, true} {
+				l := flockctx.New(path, &flockctx.Options{Wait: flockctx.WaitPoll})
+				synctest.Test(t, func(t *testing.T) { inside(t, l) })
+				if use {
+					if l.Locked() {
+						must(t, l.Unlock())
+					}
+					ctx, cancel := context.WithCancel(t.Context())
+					defer cancel()
+					if name != "another process" {
+						own := mustLock(t, path, nil)
+						defer own.Close()
+					}
+					waiting := async(func() error { return l.Lock(ctx) })
+					eventually(t, "it waits", func() bool {
+						return flockctx.WaitingOutside()+flockctx.Waiters(path, flockctx.BSD) == 1
+					})
+					cancel()
+					wantErr(t, soon(t, waiting, "a Lock outside of the bubble"), context.Canceled)
+				}
+				must(t, l.Close())
+			}
+		})
+	}
+}
+
 // The cleanup of a forgotten handle runs outside of the bubble that it was of.
 func TestForgottenHandleOfABubble(t *testing.T) {
 	collect() // what other tests forgot, and could hide that something is left

@@ -105,9 +105,9 @@ func (m Mechanism) String() string {
 
 // Backoff bounds the interval between two tries of a Lock that polls. It starts
 // at Min and doubles up to Max, with jitter of up to a quarter less. Zero values mean
-// 1 ms and 100 ms; a Max below Min counts as Min. The interval is never below 1 ms
-// times the number of goroutines of this process that poll, whatever Max says, so that
-// thousands of them together take some 2 % of a core.
+// 1 ms and 100 ms; a Max below Min counts as Min. The interval is never below 1 ms,
+// and each further goroutine of this process that polls adds 1.2 ms to it, whatever Max
+// says, so that thousands of them together take some 2 % of a core.
 type Backoff struct{ Min, Max time.Duration }
 
 // Options says what to lock and how. A nil *Options and the zero value are the

@@ -8,12 +8,13 @@ import (
 	"time"
 )
 
-// Where thousands of goroutines poll, they share 2 % of a core: pollCost is the
-// time between two polls of all of them, and pollTick the grid on which they wake:
+// Where thousands of goroutines poll, they share 2 % of a core: pollCost is what each
+// adds to the interval of all, less the jitter, and pollTick the grid on which they wake:
 // waking up an idle process for one poll costs some 15 µs, and so does, with 10,000 of
 // them, a poll whose goroutine, timer and file have left the caches since its last one.
 const (
-	pollCost = time.Millisecond
+	minPoll  = time.Millisecond
+	pollCost = 1200 * time.Microsecond
 	pollTick = 20 * time.Millisecond
 )
 
@@ -43,14 +44,14 @@ func (b *backoff) start() { pollers.Add(1) }
 func (b *backoff) sleep(ctx context.Context, closed <-chan struct{}) error {
 	d := b.next
 	b.next = min(2*b.next, b.max)
-	crowd := time.Duration(pollers.Load()) * pollCost
+	crowd := minPoll + time.Duration(pollers.Load()-1)*pollCost
 	d = max(d, crowd)
 	d -= time.Duration(rand.Int64N(int64(d)/4 + 1))
 	if crowd > pollTick {
 		d += pollTick - time.Duration(nanotime()+int64(d))%pollTick
 	}
 	if deadline, ok := ctx.Deadline(); ok {
-		d = min(d, max(time.Until(deadline), pollCost))
+		d = min(d, max(time.Until(deadline), minPoll))
 	}
 	if b.timer == nil {
 		b.timer = time.NewTimer(d)

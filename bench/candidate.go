@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"time"
 
@@ -45,19 +46,20 @@ type candidate struct {
 
 // The names of the candidates that others are compared with.
 const (
-	ours     = "flockctx"
-	oursKept = "flockctx kept"
-	oursPoll = "flockctx poll"
-	oursBare = "flockctx + flock(2)"
-	bare     = "flock(2) Go"
-	bareC    = "flock(2) C"
-	bareStat = "flock(2)+stat Go"
-	gofrs1   = "gofrs 1ms"
-	gofrs10  = "gofrs 10ms"
-	gofrsBlk = "gofrs Lock"
-	locked   = "lockedfile"
-	fmutex   = "filemutex"
-	fsl      = "fslock"
+	ours      = "flockctx"
+	oursKept  = "flockctx kept"
+	oursPoll  = "flockctx poll"
+	oursBare  = "flockctx + flock(2)"
+	bare      = "flock(2) Go"
+	bareC     = "flock(2) C"
+	bareStat  = "flock(2)+stat Go"
+	gofrs1    = "gofrs 1ms"
+	gofrs10   = "gofrs 10ms"
+	gofrsBlk  = "gofrs Lock"
+	gofrsStat = "gofrs 10ms+stat"
+	locked    = "lockedfile"
+	fmutex    = "filemutex"
+	fsl       = "fslock"
 )
 
 var candidates = []*candidate{
@@ -102,6 +104,20 @@ var candidates = []*candidate{
 	},
 	gofrsPolling(gofrs1, time.Millisecond),
 	gofrsPolling(gofrs10, 10*time.Millisecond),
+	{
+		name: gofrsStat, how: "as gofrs 10ms, and after the grant Stat of the open file and of the path are compared (os.SameFile): what flockctx does",
+		shared: true, cancels: true,
+		once: func(ctx context.Context, path string, shared bool) error {
+			h := gofrsHandle{flock.New(path), 10 * time.Millisecond, shared}
+			if err := h.Lock(ctx); err != nil {
+				return err
+			}
+			if err := h.verify(); err != nil {
+				return errors.Join(err, h.Unlock())
+			}
+			return h.Unlock()
+		},
+	},
 	{
 		name: gofrsBlk, how: "gofrs/flock: Lock, without a context, and Unlock; opens and closes the file each time",
 		shared: true, threads: true,
@@ -280,6 +296,23 @@ func (h *gofrsHandle) Lock(ctx context.Context) (err error) {
 	}
 	return err
 }
+
+// verify fails if the path names another file by now.
+func (h *gofrsHandle) verify() error {
+	is, err := h.f.Stat()
+	if err != nil {
+		return err
+	}
+	named, err := os.Stat(h.f.Path())
+	if err != nil {
+		return err
+	}
+	if !os.SameFile(is, named) {
+		return fmt.Errorf("%s: another file by now", h.f.Path())
+	}
+	return nil
+}
+
 func (h *gofrsHandle) Unlock() error { return h.f.Unlock() }
 func (h *gofrsHandle) Close() error  { return nil }
 

@@ -206,6 +206,7 @@ func (r *record) targets() []target {
 	const us, ms = 1e3, 1e6
 	t := []target{
 		{text: "Lock and Close by path / gofrs TryLockContext and Unlock", scenario: "uncontended", kase: path, cand: ours, metric: "lock and release", other: gofrs10, limit: 0.95},
+		{text: "Lock and Close by path / the same and the path compared after the grant", scenario: "uncontended", kase: path, cand: ours, metric: "lock and release", other: gofrsStat, limit: 0.95},
 		{text: "Lock and Close by path / open, flock, close", scenario: "uncontended", kase: path, cand: ours, metric: "lock and release", other: bare, limit: 1.8},
 		{text: "Lock and Close by path / the six system calls of a verified lock", scenario: "uncontended", kase: path, cand: ours, metric: "lock and release", other: bareStat, limit: 1.1},
 		{text: "Lock and Unlock on a kept handle / gofrs", scenario: "uncontended", kase: kept, cand: oursKept, metric: "lock and release", other: gofrs10, limit: 0.45},

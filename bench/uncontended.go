@@ -31,7 +31,7 @@ func (b *bench) uncontended() error {
 	if b.shm != "" {
 		dirs = append(dirs, b.shm)
 	}
-	byPath := b.wants(ours, gofrs10, gofrsBlk, locked, fmutex, fsl, bare, bareStat, bareC)
+	byPath := b.wants(ours, gofrs10, gofrsStat, gofrsBlk, locked, fmutex, fsl, bare, bareStat, bareC)
 	kept := b.wants(oursKept, gofrs10, gofrsBlk, locked, fmutex, fsl, bare, bareStat, bareC)
 	// A context that can end, as in a program that uses one.
 	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)

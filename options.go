@@ -107,7 +107,8 @@ func (m Mechanism) String() string {
 // at Min and doubles up to Max, with jitter of up to a quarter less. Zero values mean
 // 1 ms and 100 ms; a Max below Min counts as Min. The interval is never below 1 ms,
 // and each further goroutine of this process that polls adds 1.2 ms to it, whatever Max
-// says, so that thousands of them together take some 2 % of a core.
+// says; and where several poll, one above 20 ms ends at the next multiple of 20 ms, so
+// that they wake the process together. So thousands of them take some 2 % of a core.
 type Backoff struct{ Min, Max time.Duration }
 
 // Options says what to lock and how. A nil *Options and the zero value are the

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"maps"
 	"runtime"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -343,13 +345,44 @@ func TestTrap6IntervalsHaveBounds(t *testing.T) {
 			for range 1000 {
 				must(t, b.Sleep(t.Context(), nil))
 			}
-			// A poll that wakes up an idle process costs some 15 µs: one in 750 µs
-			// takes 2 % of a core.
+			// One poll in 750 µs takes some 5 % of a core.
 			if got := time.Since(start) / 1000; got < 750*time.Microsecond || got > 100*ms {
 				t.Errorf("%+v: an interval of %v", poll, got)
 			}
 		})
 	}
+}
+
+// What costs is waking up an idle process: several goroutines that poll do it together.
+func TestPollersWakeTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const goroutines, seconds = 10, 20
+		ctx, cancel := context.WithTimeout(t.Context(), seconds*time.Second)
+		defer cancel()
+		wakes := make([]map[time.Time]bool, goroutines)
+		var wg sync.WaitGroup
+		for i := range wakes {
+			wakes[i] = map[time.Time]bool{}
+			wg.Go(func() {
+				b := flockctx.NewBackoff(flockctx.Backoff{Min: 30 * ms, Max: 100 * ms})
+				defer b.Stop()
+				for b.Sleep(ctx, nil) == nil {
+					wakes[i][time.Now()] = true
+				}
+			})
+		}
+		wg.Wait()
+		all := map[time.Time]bool{}
+		for i, w := range wakes {
+			if n := len(w) / seconds; n < 7 || n > 20 {
+				t.Errorf("goroutine %d polled %d times a second", i, n)
+			}
+			maps.Copy(all, w)
+		}
+		if n := len(all) / seconds; n > 52 {
+			t.Errorf("%d goroutines woke the process %d times a second", goroutines, n)
+		}
+	})
 }
 
 // Thousands that poll share 2 % of a core.

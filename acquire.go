@@ -12,6 +12,7 @@ type attempt struct {
 	ctx   context.Context
 	try   bool  // fail rather than wait
 	once  bool  // fail with errStale rather than start again
+	alone bool  // no other goroutine knows the handle, so none can close it
 	start int64 // nanotime when it began to wait, 0 if it did not
 	gate  *gate // the gate it waited at last, nil if it did not
 }
@@ -160,7 +161,7 @@ func (l *Flock) acquire(a *attempt, m Mode) (err error) {
 		return errBusy
 	default:
 		a.waits()
-		if err := q.enter(a.ctx, l.closedChan(), m); err != nil {
+		if err := q.enter(a.ctx, l.closedFor(a), m); err != nil {
 			l.drop(opened)
 			return err
 		}

@@ -86,7 +86,7 @@ func (l *Flock) upgrade(a *attempt) error {
 	if q.readers > 1 {
 		a.waits()
 	}
-	if err := q.beAlone(a.ctx, l.closedChan()); err != nil {
+	if err := q.beAlone(a.ctx, l.closedFor(a)); err != nil {
 		return err
 	}
 	l.unlend()

@@ -19,7 +19,7 @@ func (l *Flock) waitForeign(a *attempt, m Mode) (inside bool, err error) {
 		}
 		// Readers of this process were let in together; one of them waits.
 		q.removeHolder(l)
-		if err := q.retreat(a.ctx, l.closedChan(), m); err != nil {
+		if err := q.retreat(a.ctx, l.closedFor(a), m); err != nil {
 			return false, err
 		}
 		q.mu.Lock()
@@ -93,7 +93,7 @@ func (l *Flock) await(a *attempt, m Mode) error {
 		} else {
 			b.start()
 		}
-		err := b.sleep(a.ctx, l.closedChan())
+		err := b.sleep(a.ctx, l.closedFor(a))
 		b.stop()
 		if err != nil {
 			return err
@@ -125,7 +125,7 @@ func (l *Flock) giveWay(a *attempt) bool {
 	select {
 	case <-timer.C:
 	case <-a.ctx.Done():
-	case <-l.closedChan():
+	case <-l.closedFor(a):
 	}
 	return true
 }

@@ -42,8 +42,11 @@ func (l *Flock) reopenDoor() {
 	}
 }
 
-// closedChan returns a channel that Close closes.
-func (l *Flock) closedChan() <-chan struct{} {
+// closedFor returns a channel that Close closes, or nil where it cannot be called.
+func (l *Flock) closedFor(a *attempt) <-chan struct{} {
+	if a.alone {
+		return nil
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.closedChanLocked()

@@ -25,7 +25,7 @@ var (
 func (l *Flock) awaitOpening(a *attempt) error {
 	opening.Add(-1)
 	a.waits()
-	closed := l.closedChan()
+	closed := l.closedFor(a)
 	select {
 	case openTurn <- struct{}{}:
 	case <-a.ctx.Done():
@@ -92,7 +92,7 @@ func (l *Flock) openLeased(a *attempt) (d descriptor, err error) {
 	b := newBackoff(l.opts.Poll)
 	defer b.stop()
 	for {
-		if err := b.sleep(a.ctx, l.closedChan()); err != nil {
+		if err := b.sleep(a.ctx, l.closedFor(a)); err != nil {
 			return d, err
 		}
 		flag, perm := l.opts.openArgs()

@@ -28,7 +28,7 @@ type Set struct {
 // none is: a [*BusyError] for the file that was busy when ctx ended, or an
 // [*fs.PathError], as [Flock.Lock] returns them.
 func LockAll(ctx context.Context, paths []string, opts *Options) (*Set, error) {
-	a := &attempt{ctx: ctx, once: true}
+	a := &attempt{ctx: ctx, once: true, alone: true}
 	done := func() (*Set, error) {
 		path := ""
 		if len(paths) > 0 {

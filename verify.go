@@ -13,7 +13,9 @@ import (
 // A busy path can be replaced a few times in a row. One that never names the file
 // that opening it gives is on a file system without stable inode numbers, as some
 // FUSE file systems are: that must not become a loop without an end, nor a hot one.
-func untilCurrent(a *attempt, poll Backoff, closed func() <-chan struct{}, try func() error) error {
+//
+// l is the handle, or nil for an attempt on several.
+func untilCurrent(a *attempt, poll Backoff, l *Flock, try func() error) error {
 	var b *backoff
 	for round := 1; ; round++ {
 		err := try()
@@ -34,11 +36,7 @@ func untilCurrent(a *attempt, poll Backoff, closed func() <-chan struct{}, try f
 		} else {
 			b.start()
 		}
-		var c <-chan struct{}
-		if closed != nil {
-			c = closed()
-		}
-		err = b.sleep(a.ctx, c)
+		err = b.sleep(a.ctx, l.closedFor(a))
 		b.stop()
 		if err != nil {
 			return err
@@ -49,7 +47,7 @@ func untilCurrent(a *attempt, poll Backoff, closed func() <-chan struct{}, try f
 // acquireCurrent acquires the lock of the file that the path names in the end, after
 // a first try found that it named another one.
 func (l *Flock) acquireCurrent(a *attempt, m Mode) error {
-	return untilCurrent(a, l.opts.Poll, l.closedChan, func() error { return l.acquire(a, m) })
+	return untilCurrent(a, l.opts.Poll, l, func() error { return l.acquire(a, m) })
 }
 
 const maxStale = 1000

@@ -81,6 +81,57 @@ func (l *Flock) block(a *attempt, m Mode) error {
 	if !canBlock() {
 		return errMustPoll
 	}
+	in := &interrupt{}
+	ended := make(chan struct{})
+	stop := func() bool { return true }
+	err := in.onThread(func() error {
+		l.mu.Lock()
+		if l.closing {
+			l.mu.Unlock()
+			return fs.ErrClosed
+		}
+		l.intr = in
+		l.mu.Unlock()
+		if a.ctx.Done() != nil {
+			stop = context.AfterFunc(a.ctx, func() {
+				defer close(ended)
+				in.fire()
+			})
+		}
+		r := l.request(opBlock)
+		r.mode = m
+		return l.desc.control(func(fd uintptr) error {
+			for {
+				err := sysLock(fd, r)
+				if err == nil {
+					return l.desc.confirm(fd, r)
+				}
+				if err != errInterrupted || in.wanted() {
+					return err
+				}
+			}
+		})
+	})
+	// No goroutine is left behind. To wait for one that is locked to its thread takes
+	// two switches of threads: so this one is not any more.
+	if !stop() {
+		<-ended
+	}
+	l.mu.Lock()
+	l.intr = nil
+	closing := l.closing
+	l.mu.Unlock()
+	if err == errInterrupted {
+		if err = errEnded; closing {
+			err = fs.ErrClosed
+		}
+	}
+	return err
+}
+
+// onThread calls fn, with a system call that in can end, on a thread of its own. When
+// it returns, that thread is not sent signals any more.
+func (in *interrupt) onThread(fn func() error) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	var old sigset
@@ -90,45 +141,8 @@ func (l *Flock) block(a *attempt, m Mode) error {
 	if old&realTime != 0 {
 		defer sigmask(unix.SIG_SETMASK, &old, nil)
 	}
-
-	in := &interrupt{tid: unix.Gettid()}
-	l.mu.Lock()
-	if l.closing {
-		l.mu.Unlock()
-		return fs.ErrClosed
-	}
-	l.intr = in
-	l.mu.Unlock()
-
-	ended := make(chan struct{})
-	stop := func() bool { return true }
-	if a.ctx.Done() != nil {
-		stop = context.AfterFunc(a.ctx, func() {
-			defer close(ended)
-			in.fire()
-		})
-	}
-
-	r := l.request(opBlock)
-	r.mode = m
-	err := l.desc.control(func(fd uintptr) error {
-		for {
-			err := sysLock(fd, r)
-			if err == nil {
-				return l.desc.confirm(fd, r)
-			}
-			if err != errInterrupted {
-				return err
-			}
-			in.mu.Lock()
-			fired := in.fired
-			in.mu.Unlock()
-			if fired {
-				return err
-			}
-		}
-	})
-
+	in.tid = unix.Gettid()
+	err := fn()
 	in.mu.Lock()
 	in.left = true
 	sent := in.sent
@@ -136,24 +150,19 @@ func (l *Flock) block(a *attempt, m Mode) error {
 		close(in.gone)
 	}
 	in.mu.Unlock()
-	if !stop() {
-		<-ended
-	}
-	l.mu.Lock()
-	l.intr = nil
-	closing := l.closing
-	l.mu.Unlock()
 	if sent {
 		// A signal that was sent is delivered at the latest on the return from
 		// this call, so no later call of this thread sees it.
 		unix.Gettid()
 	}
-	if err == errInterrupted {
-		if err = errEnded; closing {
-			err = fs.ErrClosed
-		}
-	}
 	return err
+}
+
+// wanted reports whether fire was called.
+func (in *interrupt) wanted() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.fired
 }
 
 // A sigset is the kernel's set of signals.

@@ -11,7 +11,7 @@ type Protocol struct {
 	SendOnce      bool // fire sends one signal, and does not repeat it
 	NoLeft        bool // the waiter does not say that it has left
 	SendUnlocked  bool // fire sends after it has unlocked in.mu
-	NoFlush       bool // block makes no system call before it returns
+	NoFlush       bool // block makes no system call before it lets the thread go
 	NoWait        bool // block does not wait for the function of AfterFunc
 	NoFired       bool // block takes every EINTR for the end of ctx
 	IgnoreFired   bool // block tries again after every EINTR
@@ -25,9 +25,9 @@ const (
 	inside           // in the kernel, in the blocking call
 	eintr            // the call returned EINTR; about to read in.fired
 	leaving          // about to set in.left
-	stopping         // about to call stop, and to wait for ended if it is too late
 	flushing         // about to make a system call, where a signal was sent
-	returned         // block has returned, and the thread does other things
+	stopping         // has let the thread go; about to call stop, and to wait for ended if it is too late
+	returned         // block has returned
 	numPlaces        // (not a place)
 )
 
@@ -60,11 +60,11 @@ type state struct {
 	granted bool // the call returned with the lock
 	early   bool // the call was given up though nobody wanted that
 	noise   bool // a signal of somebody else interrupted the call once
-	stray   bool // a signal was delivered, or sent, after block returned
+	stray   bool // a signal was delivered, or sent, to a thread that does other things
 }
 
 func (s state) String() string {
-	w := [numPlaces]string{"before", "inside", "eintr", "leaving", "stopping", "flushing", "returned"}
+	w := [numPlaces]string{"before", "inside", "eintr", "leaving", "flushing", "stopping", "returned"}
 	d := []string{"idle", "called", "sending", "unlocked", "waiting", "done", "stopped"}
 	return fmt.Sprintf("waiter %s, ctx %s, Close %s, fired %v, sent %v, left %v, pending %v, granted %v",
 		w[s.waiter], d[s.sender[ctx]], d[s.sender[closing]], s.fired, s.sent, s.left, s.pending, s.granted)
@@ -132,24 +132,24 @@ func (p Protocol) next(s state) (steps []step) {
 		})
 	case leaving:
 		add(waiterActor, "says that it left", func(t *state) {
-			t.waiter = stopping
+			t.waiter = flushing
 			t.left = !p.NoLeft
 			t.gone = true
 		})
-	case stopping:
-		switch {
-		case s.sender[ctx] == idle:
-			add(waiterActor, "stops the AfterFunc", func(t *state) { t.waiter, t.sender[ctx] = flushing, stopped })
-		case s.sender[ctx] == done || p.NoWait:
-			add(waiterActor, "has waited for the AfterFunc", func(t *state) { t.waiter = flushing })
-		}
 	case flushing:
-		add(waiterActor, "flushes and returns", func(t *state) {
-			t.waiter = returned
+		add(waiterActor, "flushes and lets the thread go", func(t *state) {
+			t.waiter = stopping
 			if t.sent && !p.NoFlush && !p.SignalBlocked {
 				t.pending = false
 			}
 		})
+	case stopping:
+		switch {
+		case s.sender[ctx] == idle:
+			add(waiterActor, "stops the AfterFunc", func(t *state) { t.waiter, t.sender[ctx] = returned, stopped })
+		case s.sender[ctx] == done || p.NoWait:
+			add(waiterActor, "has waited for the AfterFunc", func(t *state) { t.waiter = returned })
+		}
 	}
 
 	// The senders.
@@ -226,7 +226,7 @@ func (p Protocol) next(s state) (steps []step) {
 		default:
 			add(kernel, "the signal is delivered", func(t *state) {
 				t.pending = false
-				if t.waiter == returned {
+				if t.waiter >= stopping {
 					t.stray = true
 				}
 			})
@@ -237,7 +237,7 @@ func (p Protocol) next(s state) (steps []step) {
 
 func (p Protocol) send(t *state) {
 	t.sent, t.pending = true, true
-	if t.waiter == returned {
+	if t.waiter >= stopping {
 		t.stray = true
 	}
 }
@@ -250,7 +250,7 @@ type Violation struct {
 
 // The promises.
 const (
-	NoStray       = "no signal reaches the thread after the return"
+	NoStray       = "no signal reaches the thread once it does other things"
 	NoGoroutine   = "no goroutine is left after the return"
 	NoEarly       = "the wait is given up only where somebody ended it"
 	NoLost        = "an ended wait returns, though the lock never comes"

@@ -19,8 +19,8 @@ func TestProtocolKeepsItsPromises(t *testing.T) {
 	}
 	// A change of the model changes the number, in docs/testing.md as well. Many fewer
 	// would mean that the model does not move.
-	if states != 660 {
-		t.Errorf("%d states, want 660", states)
+	if states != 702 {
+		t.Errorf("%d states, want 702", states)
 	}
 }
 
@@ -66,8 +66,10 @@ func TestModelIsOfTheCode(t *testing.T) {
 	}
 	relevant := regexp.MustCompile(`^(in\.|unix\.Tgkill|stop\(|<-ended|close\(|unix\.Gettid|sysLock|sigmask|sent :=|fired :=|<-gone|(if|for) .*(in\.|fired|sent|stop|errInterrupted))`)
 	want := map[string]string{
-		"fire":  wantFire,
-		"block": wantBlock,
+		"fire":     wantFire,
+		"block":    wantBlock,
+		"onThread": wantOnThread,
+		"wanted":   wantWanted,
 	}
 	for _, d := range file.Decls {
 		f, ok := d.(*ast.FuncDecl)
@@ -126,27 +128,33 @@ in.mu.Lock()
 `
 
 const wantBlock = `
-sigmask(unix.SIG_UNBLOCK, &realTime, &old)
-sigmask(unix.SIG_SETMASK, &old, nil)
-unix.Gettid()
 close(ended)
 in.fire()
 sysLock(fd, r)
-if err != errInterrupted
-in.mu.Lock()
-fired := in.fired
-in.mu.Unlock()
-if fired
+if err != errInterrupted || in.wanted()
+in.wanted()
+if !stop()
+stop()
+<-ended
+if err == errInterrupted
+`
+
+const wantOnThread = `
+sigmask(unix.SIG_UNBLOCK, &realTime, &old)
+sigmask(unix.SIG_SETMASK, &old, nil)
+in.tid = unix.Gettid()
+unix.Gettid()
 in.mu.Lock()
 in.left = true
 sent := in.sent
 if in.gone != nil
 close(in.gone)
 in.mu.Unlock()
-if !stop()
-stop()
-<-ended
 if sent
 unix.Gettid()
-if err == errInterrupted
+`
+
+const wantWanted = `
+in.mu.Lock()
+in.mu.Unlock()
 `

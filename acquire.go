@@ -34,6 +34,7 @@ func lockNew(path string, opts *Options, a *attempt) (*Flock, error) {
 		return nil, pathError("lock", path, l.opts.invalid)
 	}
 	// No other goroutine knows the handle: it is entered without l.mu.
+	a.alone = true
 	l.taken = true
 	l.state = locking
 	err := l.acquire(a, l.mode)
@@ -43,7 +44,7 @@ func lockNew(path string, opts *Options, a *attempt) (*Flock, error) {
 	if err != nil {
 		return nil, l.failure("lock", l.mode, a, err)
 	}
-	l.setState(locked)
+	l.state = locked
 	return l, nil
 }
 

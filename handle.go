@@ -83,7 +83,7 @@ func (l *Flock) awaitChange() {
 	l.changed.Wait()
 }
 
-// setState ends such a change. l.mu is held, unless no other goroutine knows l.
+// setState ends such a change. l.mu is held.
 //
 // With nobody left who waits on it, l.closed is dropped: a channel that was made in a
 // testing/synctest bubble must not be touched by those who use the handle outside.

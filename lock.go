@@ -58,13 +58,13 @@ func New(path string, opts *Options) *Flock {
 // followed by [Flock.Lock]; see there for what holds when it returns. The lock is
 // released by Unlock or Close of the handle.
 func Lock(ctx context.Context, path string, opts *Options) (*Flock, error) {
-	return lockNew(path, opts, &attempt{ctx: ctx, alone: true})
+	return lockNew(path, opts, &attempt{ctx: ctx})
 }
 
 // TryLock locks the file that path names if that needs no waiting. It is New
 // followed by [Flock.TryLock]; see there for what holds when it returns.
 func TryLock(path string, opts *Options) (*Flock, error) {
-	return lockNew(path, opts, &attempt{ctx: context.Background(), try: true, alone: true})
+	return lockNew(path, opts, &attempt{ctx: context.Background(), try: true})
 }
 
 // LockFile locks the open file f, waiting until ctx is done. It is [Lock] for a

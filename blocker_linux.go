@@ -4,7 +4,6 @@ package flockctx
 
 import (
 	"context"
-	"io/fs"
 	"os"
 	"os/signal"
 	"runtime"
@@ -85,13 +84,9 @@ func (l *Flock) block(a *attempt, m Mode) error {
 	ended := make(chan struct{})
 	stop := func() bool { return true }
 	err := in.onThread(func() error {
-		l.mu.Lock()
-		if l.closing {
-			l.mu.Unlock()
-			return fs.ErrClosed
+		if err := l.beginWait(in); err != nil {
+			return err
 		}
-		l.intr = in
-		l.mu.Unlock()
 		if a.ctx.Done() != nil {
 			stop = context.AfterFunc(a.ctx, func() {
 				defer close(ended)
@@ -106,7 +101,7 @@ func (l *Flock) block(a *attempt, m Mode) error {
 				if err == nil {
 					return l.desc.confirm(fd, r)
 				}
-				if err != errInterrupted || in.wanted() {
+				if err != errInterrupted || in.wasFired() {
 					return err
 				}
 			}
@@ -117,16 +112,7 @@ func (l *Flock) block(a *attempt, m Mode) error {
 	if !stop() {
 		<-ended
 	}
-	l.mu.Lock()
-	l.intr = nil
-	closing := l.closing
-	l.mu.Unlock()
-	if err == errInterrupted {
-		if err = errEnded; closing {
-			err = fs.ErrClosed
-		}
-	}
-	return err
+	return l.endWait(err)
 }
 
 // onThread calls fn, with a system call that in can end, on a thread of its own. When
@@ -158,8 +144,8 @@ func (in *interrupt) onThread(fn func() error) error {
 	return err
 }
 
-// wanted reports whether fire was called.
-func (in *interrupt) wanted() bool {
+// wasFired reports whether fire was called.
+func (in *interrupt) wasFired() bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	return in.fired

@@ -4,7 +4,6 @@ package flockctx
 
 import (
 	"context"
-	"io/fs"
 	"runtime"
 	"strings"
 	"sync"
@@ -141,8 +140,7 @@ func (l *Flock) block(a *attempt, m Mode) error {
 	}
 	r := l.request(opBlock)
 	r.mode = m
-	var closing bool
-	err := l.desc.control(func(fd uintptr) error {
+	return l.desc.control(func(fd uintptr) error {
 		h := windows.Handle(fd)
 		if !isOverlapped(h) {
 			if l.opts.Wait == WaitBlock {
@@ -156,14 +154,9 @@ func (l *Flock) block(a *attempt, m Mode) error {
 		}
 		defer in.free()
 
-		l.mu.Lock()
-		if l.closing {
-			l.mu.Unlock()
-			return fs.ErrClosed
+		if err := l.beginWait(in); err != nil {
+			return err
 		}
-		l.intr = in
-		l.mu.Unlock()
-
 		ended := make(chan struct{})
 		stop := context.AfterFunc(a.ctx, func() {
 			defer close(ended)
@@ -179,19 +172,9 @@ func (l *Flock) block(a *attempt, m Mode) error {
 		if !stop() {
 			<-ended
 		}
-		l.mu.Lock()
-		l.intr = nil
-		closing = l.closing
-		l.mu.Unlock()
-		if err == nil {
+		if err = l.endWait(err); err == nil {
 			err = l.desc.confirm(fd, r)
 		}
 		return err
 	})
-	if err == errInterrupted {
-		if err = errEnded; closing {
-			err = fs.ErrClosed
-		}
-	}
-	return err
 }

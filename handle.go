@@ -2,6 +2,7 @@ package flockctx
 
 import (
 	"context"
+	"io/fs"
 	"os"
 	"runtime"
 	"sync"
@@ -32,6 +33,31 @@ func (l *Flock) shut() {
 		in.fire()
 		l.mu.Lock()
 	}
+}
+
+// beginWait makes in the way to end the wait in the kernel that begins, for Close.
+func (l *Flock) beginWait(in *interrupt) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closing {
+		return fs.ErrClosed
+	}
+	l.intr = in
+	return nil
+}
+
+// endWait ends that, and says who interrupted the wait where err is errInterrupted.
+func (l *Flock) endWait(err error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.intr = nil
+	switch {
+	case err != errInterrupted:
+		return err
+	case l.closing:
+		return fs.ErrClosed
+	}
+	return errEnded
 }
 
 // reopenDoor undoes shut. l.mu is held. Without a shut, l.closed stays: goroutines

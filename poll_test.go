@@ -246,24 +246,20 @@ func TestContentionAfterABubble(t *testing.T) {
 // A handle on which somebody waited in a bubble, for another handle, for its own
 // turn or for another process, is used and closed outside of it.
 func TestHandleLeavesABubble(t *testing.T) {
+	granted := func(t *testing.T, l *flockctx.Flock) {
+		other := newHandle(t, l.Name(), nil)
+		must(t, other.Lock(t.Context()))
+		waiting := async(func() error { return l.Lock(t.Context()) })
+		synctest.Wait()
+		must(t, other.Unlock())
+		must(t, <-waiting)
+	}
 	for name, inside := range map[string]func(t *testing.T, l *flockctx.Flock){
 		"granted": func(t *testing.T, l *flockctx.Flock) {
-			other := newHandle(t, l.Name(), nil)
-			must(t, other.Lock(t.Context()))
-			waiting := async(func() error { return l.Lock(t.Context()) })
-			synctest.Wait()
-			must(t, other.Unlock())
-			must(t, <-waiting)
+			granted(t, l)
 			must(t, l.Unlock())
 		},
-		"granted and held": func(t *testing.T, l *flockctx.Flock) {
-			other := newHandle(t, l.Name(), nil)
-			must(t, other.Lock(t.Context()))
-			waiting := async(func() error { return l.Lock(t.Context()) })
-			synctest.Wait()
-			must(t, other.Unlock())
-			must(t, <-waiting)
-		},
+		"granted and held": granted,
 		"cancelled": func(t *testing.T, l *flockctx.Flock) {
 			must(t, newHandle(t, l.Name(), nil).Lock(t.Context()))
 			ctx, cancel := context.WithTimeout(t.Context(), ms)

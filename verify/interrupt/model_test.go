@@ -69,7 +69,7 @@ func TestModelIsOfTheCode(t *testing.T) {
 		"fire":     wantFire,
 		"block":    wantBlock,
 		"onThread": wantOnThread,
-		"wanted":   wantWanted,
+		"wasFired": wantWasFired,
 	}
 	for _, d := range file.Decls {
 		f, ok := d.(*ast.FuncDecl)
@@ -131,12 +131,11 @@ const wantBlock = `
 close(ended)
 in.fire()
 sysLock(fd, r)
-if err != errInterrupted || in.wanted()
-in.wanted()
+if err != errInterrupted || in.wasFired()
+in.wasFired()
 if !stop()
 stop()
 <-ended
-if err == errInterrupted
 `
 
 const wantOnThread = `
@@ -154,7 +153,7 @@ if sent
 unix.Gettid()
 `
 
-const wantWanted = `
+const wantWasFired = `
 in.mu.Lock()
 in.mu.Unlock()
 `

@@ -35,7 +35,7 @@ func (l *Flock) shut() {
 	}
 }
 
-// beginWait makes in the way to end the wait in the kernel that begins, for Close.
+// beginWait makes in the way for Close to end the wait in the kernel that begins.
 func (l *Flock) beginWait(in *interrupt) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -110,16 +110,20 @@ func (l *Flock) awaitChange() {
 }
 
 // setState ends such a change. l.mu is held.
-//
-// With nobody left who waits on it, l.closed is dropped: a channel that was made in a
-// testing/synctest bubble must not be touched by those who use the handle outside.
 func (l *Flock) setState(s state) {
 	l.state = s
-	if l.closed != nil && (l.turn == nil || l.turn.head == nil) {
-		l.closed = nil
-	}
+	l.dropClosed()
 	if l.changed != nil {
 		l.changed.Broadcast()
+	}
+}
+
+// dropClosed drops l.closed if nobody waits on it, neither for the handle nor in a
+// change of its state: a channel that was made in a testing/synctest bubble must not be
+// touched by those who use the handle outside. l.mu is held.
+func (l *Flock) dropClosed() {
+	if l.closed != nil && (l.state == locked || l.state == unlocked) && (l.turn == nil || l.turn.head == nil) {
+		l.closed = nil
 	}
 }
 
@@ -140,7 +144,13 @@ func (l *Flock) claimWait(ctx context.Context) error {
 	if l.turn == nil {
 		l.turn = &gate{mu: &l.mu, writer: l.taken}
 	}
-	return l.turn.enter(ctx, l.closedChanLocked(), Exclusive)
+	err := l.turn.enter(ctx, l.closedChanLocked(), Exclusive)
+	if err != nil {
+		l.mu.Lock()
+		l.dropClosed()
+		l.mu.Unlock()
+	}
+	return err
 }
 
 // pass gives the handle to the next goroutine. l.mu is held. It reports whether

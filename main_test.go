@@ -127,7 +127,7 @@ func startAgent(t testing.TB, path string, o flockctx.Options, wrapper ...string
 	}
 	err := start()
 	if runtime.GOOS == "windows" && err != nil && strings.Contains(err.Error(), "Internal error") {
-		// wine 8 fails so, once in thousands, where another wine runs beside it.
+		// wine 8 was seen to fail so, once, while another wine ran beside it.
 		err = start()
 	}
 	must(t, err)

@@ -1,6 +1,6 @@
 // Package locker locks names instead of paths, so that a program can move from one
 // machine to several by changing one constructor: [Dir] keeps the names as files,
-// and the modules flockctx/etcd and flockctx/postgres keep them on a server that
+// and the modules locker/etcd and locker/postgres keep them on a server that
 // does the consensus.
 //
 //	l := locker.Dir("/run/locks", nil) // or etcd.New(client, nil), postgres.New(dsn, nil)

@@ -4,8 +4,8 @@ go 1.26.0
 
 require (
 	github.com/flockctx/flockctx v0.0.0
-	github.com/flockctx/flockctx/etcd v0.0.0
-	github.com/flockctx/flockctx/postgres v0.0.0
+	github.com/flockctx/flockctx/locker/etcd v0.0.0
+	github.com/flockctx/flockctx/locker/postgres v0.0.0
 	go.etcd.io/etcd/client/v3 v3.7.3
 )
 
@@ -32,6 +32,6 @@ require (
 
 replace (
 	github.com/flockctx/flockctx => ../../
-	github.com/flockctx/flockctx/etcd => ../../etcd
-	github.com/flockctx/flockctx/postgres => ../../postgres
+	github.com/flockctx/flockctx/locker/etcd => ../../locker/etcd
+	github.com/flockctx/flockctx/locker/postgres => ../../locker/postgres
 )

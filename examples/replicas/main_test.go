@@ -42,7 +42,7 @@ func startEtcd(t *testing.T) string {
 	t.Helper()
 	bin := filepath.Join(t.TempDir(), "etcdserver")
 	build := exec.Command("go", "build", "-o", bin, "./cmd/etcdserver")
-	build.Dir = filepath.Join("..", "..", "etcd", "etcdtest")
+	build.Dir = filepath.Join("..", "..", "locker", "etcd", "etcdtest")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}

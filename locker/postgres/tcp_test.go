@@ -12,7 +12,7 @@ import (
 	"github.com/flockctx/flockctx/internal/pgtest"
 	"github.com/flockctx/flockctx/locker"
 	"github.com/flockctx/flockctx/locker/lockertest"
-	"github.com/flockctx/flockctx/postgres"
+	"github.com/flockctx/flockctx/locker/postgres"
 )
 
 // TestPartitionsOverTCP cuts off holders whose server's kernel keeps watch, too: it must

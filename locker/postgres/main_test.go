@@ -16,7 +16,7 @@ import (
 	"github.com/flockctx/flockctx/internal/pgtest"
 	"github.com/flockctx/flockctx/locker"
 	"github.com/flockctx/flockctx/locker/lockertest"
-	"github.com/flockctx/flockctx/postgres"
+	"github.com/flockctx/flockctx/locker/postgres"
 )
 
 const ttl = 2 * time.Second

@@ -1,10 +1,10 @@
-module github.com/flockctx/flockctx/etcd/etcdtest
+module github.com/flockctx/flockctx/locker/etcd/etcdtest
 
 go 1.26.0
 
 require (
 	github.com/flockctx/flockctx v0.0.0
-	github.com/flockctx/flockctx/etcd v0.0.0
+	github.com/flockctx/flockctx/locker/etcd v0.0.0
 	go.etcd.io/etcd/client/v3 v3.7.3
 	go.etcd.io/etcd/server/v3 v3.7.3
 	go.uber.org/zap v1.27.1
@@ -69,6 +69,6 @@ require (
 )
 
 replace (
-	github.com/flockctx/flockctx => ../../
-	github.com/flockctx/flockctx/etcd => ../
+	github.com/flockctx/flockctx => ../../../
+	github.com/flockctx/flockctx/locker/etcd => ../
 )

@@ -9,7 +9,7 @@ import (
 	"io"
 	"os"
 
-	"github.com/flockctx/flockctx/etcd/etcdtest"
+	"github.com/flockctx/flockctx/locker/etcd/etcdtest"
 )
 
 func main() {

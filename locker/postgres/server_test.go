@@ -23,7 +23,7 @@ import (
 	"github.com/flockctx/flockctx/internal/pgtest"
 	"github.com/flockctx/flockctx/locker"
 	"github.com/flockctx/flockctx/locker/lockertest"
-	"github.com/flockctx/flockctx/postgres"
+	"github.com/flockctx/flockctx/locker/postgres"
 )
 
 func within(t testing.TB, d time.Duration) context.Context {

@@ -1,4 +1,4 @@
-module github.com/flockctx/flockctx/postgres
+module github.com/flockctx/flockctx/locker/postgres
 
 go 1.26.0
 
@@ -14,4 +14,4 @@ require (
 	golang.org/x/text v0.41.0 // indirect
 )
 
-replace github.com/flockctx/flockctx => ../
+replace github.com/flockctx/flockctx => ../../

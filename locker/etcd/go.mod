@@ -1,4 +1,4 @@
-module github.com/flockctx/flockctx/etcd
+module github.com/flockctx/flockctx/locker/etcd
 
 go 1.26.0
 
@@ -25,4 +25,4 @@ require (
 	google.golang.org/protobuf v1.36.11 // indirect
 )
 
-replace github.com/flockctx/flockctx => ../
+replace github.com/flockctx/flockctx => ../../

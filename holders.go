@@ -4,6 +4,9 @@ import (
 	"cmp"
 	"io/fs"
 	"slices"
+
+	"github.com/flockctx/flockctx/internal/gate"
+	"github.com/flockctx/flockctx/internal/sys"
 )
 
 // A Holder is a lock that a process holds on a file, or waits for.
@@ -85,9 +88,13 @@ func AllHolders() ([]Holder, error) {
 	return hs, nil
 }
 
+// A fileID is a file in the kernel's table.
+type fileID struct{ dev, ino uint64 }
+
 // A parked is a goroutine of this process that waits for a lock.
 type parked struct {
 	queueKey
+	id     fileID
 	mode   Mode
 	kernel bool   // for another process: in the kernel, where it is seen, or polling
 	path   string // of a handle that holds the lock
@@ -98,37 +105,29 @@ type parked struct {
 func parkedOn(id *fileID) (ps []parked) {
 	for i := range shards {
 		s := &shards[i]
-		if id != nil && s != shardOf(*id) {
+		if id != nil && s != shardOf(sys.FileID{Dev: id.dev, Ino: id.ino}) {
 			continue
 		}
 		var onHandles []parked
 		s.mu.Lock()
 		for q := s.queues; q != nil; q = q.next {
-			key := q.key
-			if id != nil && key.id != *id {
+			p := parked{queueKey: q.key, id: fileID{q.key.id.Dev, q.key.id.Ino}}
+			if id != nil && p.id != *id {
 				continue
 			}
-			p := parked{queueKey: key}
 			for l := q.holders; l != nil; l = l.nextHolder {
 				p.path = l.path
-				onHandles = append(onHandles, l.parked(key)...)
+				onHandles = append(onHandles, l.parked(p)...)
 			}
-			if p.mode = Shared; q.writer {
-				p.mode = Exclusive
-			}
-			if q.kernel {
-				p.kernel = true
+			if m, closed := q.gate.Closed(); closed {
+				p.mode, p.kernel = Mode(m), true
 				ps = append(ps, p)
 				p.kernel = false
 			}
-			if q.upgrade != nil {
-				p.mode = Exclusive
+			q.gate.Waiting(func(m gate.Mode, _ any) {
+				p.mode = Mode(m)
 				ps = append(ps, p)
-			}
-			for w := q.head; w != nil; w = w.next {
-				p.mode = w.mode
-				ps = append(ps, p)
-			}
+			})
 		}
 		s.mu.Unlock()
 		ps = append(ps, onHandles...)
@@ -138,13 +137,14 @@ func parkedOn(id *fileID) (ps []parked) {
 
 // parked returns the goroutines that wait for the handle itself, which another
 // goroutine uses.
-func (l *Flock) parked(key queueKey) (ps []parked) {
+func (l *Flock) parked(p parked) (ps []parked) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.turn != nil {
-		for w := l.turn.head; w != nil; w = w.next {
-			ps = append(ps, parked{key, l.mode, false, l.path})
-		}
+		l.turn.Waiting(func(gate.Mode, any) {
+			p.mode, p.path = l.mode, l.path
+			ps = append(ps, p)
+		})
 	}
 	return ps
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/flockctx/flockctx/internal/sys"
 	"golang.org/x/sys/unix"
 )
 
@@ -34,11 +35,11 @@ func sysHolders(path string, all bool) ([]Holder, error) {
 	// Numbers of processes are worth nothing in another PID namespace.
 	switch self, err := os.Readlink("/proc/self"); {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, unsupported("there is no /proc")
+		return nil, sys.Unsupported("there is no /proc")
 	case err != nil:
 		return nil, procError("readlink", "/proc/self", err)
 	case self != strconv.Itoa(os.Getpid()):
-		return nil, unsupported("/proc is that of another PID namespace")
+		return nil, sys.Unsupported("/proc is that of another PID namespace")
 	}
 	var of *subject
 	if !all {

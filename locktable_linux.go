@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"slices"
 
+	"github.com/flockctx/flockctx/internal/sys"
 	"golang.org/x/sys/unix"
 )
 
@@ -99,7 +100,7 @@ func readTable() (es []procEntry, err error) {
 // of the file whose holders are looked for.
 func procError(op, path string, err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
-		return unsupported("there is no %s", path)
+		return sys.Unsupported("there is no %s", path)
 	}
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		err = pe.Err

@@ -3,7 +3,6 @@
 package flockctx
 
 import (
-	"os"
 	"slices"
 	"strings"
 
@@ -130,15 +129,4 @@ func kcmpFile(pid1, pid2 int, fd1, fd2 int) (bool, error) {
 		return false, errno
 	}
 	return r == 0, nil
-}
-
-// sameDescription reports whether two descriptors of this process are known to be
-// of the same open file description.
-func sameDescription(a, b uintptr) bool {
-	if a == b {
-		return true
-	}
-	pid := os.Getpid()
-	same, err := kcmpFile(pid, pid, int(a), int(b))
-	return err == nil && same
 }

@@ -1,6 +1,6 @@
 //go:build windows
 
-package flockctx
+package sys
 
 import (
 	"io/fs"
@@ -10,26 +10,21 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// A lock of LockFileEx is mandatory for the bytes that it covers. So the one that
-// stands for the file covers a byte that no file can have: the last offset is one
-// less. Who locks the whole range of offsets, as Go's own go command does, meets it.
-const lockLow, lockHigh = 1<<32 - 1, 1<<31 - 1
-
 // writeRefusals are the errors, besides those of permission, of a file that can
 // perhaps be opened for reading.
 var writeRefusals = []error{windows.ERROR_WRITE_PROTECT}
 
-// sysOpen opens path with the flag and permissions of os.OpenFile. It does not use
+// openAny opens path with the flag and permissions of os.OpenFile. It does not use
 // that, because the file must be shared for deletion: else Remove and log rotation
-// would fail as long as somebody waits. The error is the system's, or errBusy where
+// would fail as long as somebody waits. The error is the system's, or ErrBusy where
 // the path names a file that is removed but still open.
-func sysOpen(path string, flag int, perm fs.FileMode) (descriptor, error) {
+func openAny(path string, flag int, perm fs.FileMode) (Descriptor, error) {
 	if path == "" {
-		return descriptor{}, windows.ERROR_FILE_NOT_FOUND
+		return Descriptor{}, windows.ERROR_FILE_NOT_FOUND
 	}
 	name, err := windows.UTF16PtrFromString(path)
 	if err != nil {
-		return descriptor{}, err
+		return Descriptor{}, err
 	}
 	var access uint32
 	switch flag & (windows.O_RDONLY | windows.O_WRONLY | windows.O_RDWR) {
@@ -75,66 +70,77 @@ func sysOpen(path string, flag int, perm fs.FileMode) (descriptor, error) {
 	if err != nil {
 		if err == windows.ERROR_ACCESS_DENIED {
 			if deletePending(name) {
-				return descriptor{}, errBusy
+				return Descriptor{}, ErrBusy
 			}
 			if a, aerr := windows.GetFileAttributes(name); aerr == nil && a&windows.FILE_ATTRIBUTE_DIRECTORY != 0 {
-				return descriptor{}, errDirectory
+				return Descriptor{}, errDirectory
 			}
 		}
-		return descriptor{}, err
+		return Descriptor{}, err
 	}
-	id, err := sysIdentify(uintptr(h), "")
+	id, err := identify(h)
 	if err != nil {
 		windows.CloseHandle(h)
-		return descriptor{}, err
+		return Descriptor{}, err
 	}
-	return descriptor{fd: uintptr(h), id: id}, nil
+	return Descriptor{fd: uintptr(h), ID: id, open: true}, nil
 }
 
-// sysFile returns the os.File that owns fd from now on.
-func sysFile(fd uintptr, path string) *os.File { return os.NewFile(fd, path) }
+// newFile returns the os.File that owns fd from now on.
+func newFile(fd uintptr, path string) *os.File { return os.NewFile(fd, path) }
 
 const shareAll = windows.FILE_SHARE_READ | windows.FILE_SHARE_WRITE | windows.FILE_SHARE_DELETE
 
-func sysClose(fd uintptr) error { return windows.CloseHandle(windows.Handle(fd)) }
+// Close closes a bare descriptor.
+func Close(fd uintptr) error { return windows.CloseHandle(windows.Handle(fd)) }
 
-var errDirectory = unsupported("is a directory; Windows locks files only")
+// gone are the errors, besides that of a missing name, that say that a path names no
+// file.
+var gone = []error{windows.ERROR_DIRECTORY}
 
-// sysIdentify identifies the file that path names or, where path is empty, the open
-// file fd. What is not a file cannot be locked. A file that is removed, but whose
-// name remains because it is open, does not exist.
-func sysIdentify(fd uintptr, path string) (fileID, error) {
-	h := windows.Handle(fd)
-	if path != "" {
-		name, err := windows.UTF16PtrFromString(path)
-		if err != nil {
-			return fileID{}, err
-		}
-		h, err = windows.CreateFile(name, windows.FILE_READ_ATTRIBUTES, shareAll, nil,
-			windows.OPEN_EXISTING, windows.FILE_FLAG_BACKUP_SEMANTICS, 0)
-		if err != nil {
-			if err == windows.ERROR_ACCESS_DENIED && deletePending(name) {
-				err = windows.ERROR_FILE_NOT_FOUND
-			}
-			return fileID{}, err
-		}
-		defer windows.CloseHandle(h)
+var errDirectory = Unsupported("is a directory; Windows locks files only")
+
+func identifyOpen(fd uintptr) (id FileID, k kind, err error) {
+	id, err = identify(windows.Handle(fd))
+	return id, unknown, err
+}
+
+// identifyPath identifies the file that path names. One that is removed, but whose name
+// remains because it is open, does not exist.
+func identifyPath(path string, _ bool) (FileID, error) {
+	name, err := windows.UTF16PtrFromString(path)
+	if err != nil {
+		return FileID{}, err
 	}
+	h, err := windows.CreateFile(name, windows.FILE_READ_ATTRIBUTES, shareAll, nil,
+		windows.OPEN_EXISTING, windows.FILE_FLAG_BACKUP_SEMANTICS, 0)
+	if err != nil {
+		if err == windows.ERROR_ACCESS_DENIED && deletePending(name) {
+			err = windows.ERROR_FILE_NOT_FOUND
+		}
+		return FileID{}, err
+	}
+	defer windows.CloseHandle(h)
+	return identify(h)
+}
+
+// identify identifies the open file h. What is not a file cannot be locked.
+func identify(h windows.Handle) (FileID, error) {
 	if kind, err := windows.GetFileType(h); err != nil {
-		return fileID{}, err
+		return FileID{}, err
 	} else if kind != windows.FILE_TYPE_DISK {
-		return fileID{}, unsupported("is a pipe or device; only files can be locked")
+		return FileID{}, Unsupported("is a pipe or device; only files can be locked")
 	}
 	var info windows.ByHandleFileInformation
 	if err := windows.GetFileInformationByHandle(h, &info); err != nil {
-		return fileID{}, err
+		return FileID{}, err
 	}
 	if info.FileAttributes&windows.FILE_ATTRIBUTE_DIRECTORY != 0 {
-		return fileID{}, errDirectory
+		return FileID{}, errDirectory
 	}
-	return fileID{
-		dev: uint64(info.VolumeSerialNumber),
-		ino: uint64(info.FileIndexHigh)<<32 | uint64(info.FileIndexLow),
+	return FileID{
+		Dev: uint64(info.VolumeSerialNumber),
+		Ino: uint64(info.FileIndexHigh)<<32 | uint64(info.FileIndexLow),
 	}, nil
 }
 
@@ -162,54 +168,3 @@ func ntOpen(path *uint16) error {
 }
 
 var rtlFreeUnicodeString = windows.NewLazySystemDLL("ntdll.dll").NewProc("RtlFreeUnicodeString")
-
-// sysLock does r on fd, but for opBlock, which is Flock.block here. Like flock(2),
-// unlocking what is not locked is no error.
-func sysLock(fd uintptr, r request) error {
-	if r.mechanism == OFD {
-		return unsupported("Windows has no open file description locks; use Mechanism BSD")
-	}
-	h := windows.Handle(fd)
-	if r.op == opUnlock || r.convert {
-		err := windows.UnlockFileEx(h, 0, 1, 0, &windows.Overlapped{Offset: lockLow, OffsetHigh: lockHigh})
-		if err == windows.ERROR_NOT_LOCKED || err == windows.ERROR_LOCK_VIOLATION { // wine's word for it
-			err = nil
-		}
-		if err != nil || r.op == opUnlock {
-			return err
-		}
-	}
-	in, err := newInterrupt(h)
-	if err != nil {
-		return err
-	}
-	defer in.free()
-	return in.run(func(o *windows.Overlapped) error { return lockFile(h, r, o) })
-}
-
-// lockFile begins to lock.
-func lockFile(h windows.Handle, r request, o *windows.Overlapped) error {
-	var flags uint32
-	if r.mode == Exclusive {
-		flags |= windows.LOCKFILE_EXCLUSIVE_LOCK
-	}
-	if r.op == opTry {
-		flags |= windows.LOCKFILE_FAIL_IMMEDIATELY
-	}
-	o.Offset, o.OffsetHigh = lockLow, lockHigh
-	return windows.LockFileEx(h, flags, 0, 1, 0, o)
-}
-
-// lockError makes the package's error of that of an ended LockFileEx.
-func lockError(err error) error {
-	switch err {
-	case windows.ERROR_LOCK_VIOLATION:
-		return errBusy
-	case windows.ERROR_OPERATION_ABORTED:
-		return errInterrupted
-	case windows.ERROR_INVALID_FUNCTION, windows.ERROR_INVALID_PARAMETER, windows.ERROR_NOT_SUPPORTED,
-		windows.ERROR_CALL_NOT_IMPLEMENTED:
-		return &unsupportedError{"the file system cannot lock (LockFileEx)", err}
-	}
-	return err
-}

@@ -1,14 +1,39 @@
-package flockctx
+// Package gate lets the goroutines of one process in to one lock, as a fair
+// reader-writer lock does: one writer, or any number of readers. Being inside is leave
+// to ask the kernel for the lock, not yet the lock itself; the package knows no file.
+//
+// Every method but BusyFor is called with the mutex of [Gate.Init] held, and returns
+// with it held, but for Enter, Retreat and BeAlone: they release it, since they wait. Who
+// is inside leaves by [Gate.Leave], in the mode in which it is inside then. One of those
+// inside may close the gate, to wait for another process ([Gate.Close], [Gate.Open]).
+//
+// Goroutines that come take the gate at once where it is open, also past those that
+// wait, until the first of these has waited 1 ms; from then on it is first come, first
+// served. A wait ends with the grant, or with one of the two channels that it is
+// given; where both come together the channel wins, and the grant is handed on.
+package gate
 
 import (
-	"context"
+	"errors"
 	"io/fs"
-	"runtime"
 	"sync"
 	"time"
 )
 
-// How goroutines of this process share a lock. See docs/design.md, "Queue".
+// A Mode says beside whom a goroutine may be inside.
+type Mode uint8
+
+const (
+	Writer Mode = iota // alone
+	Reader             // beside other readers
+)
+
+// ErrEnded says that the channel done ended a wait.
+var ErrEnded = errors.New("ended")
+
+// ErrUpgrade says that another reader inside waits already to be the writer.
+var ErrUpgrade = errors.New("another goroutine holds the lock shared and waits to make it exclusive: unlock one of the two")
+
 const (
 	// bargeTime is how long the longest waiter lets running goroutines overtake
 	// it. They do so without a switch of goroutines, which is what makes an
@@ -22,27 +47,6 @@ const (
 	// probeTime is the shortest time between two wake-ups of the first waiter
 	// to compete for a lock that it may still lose.
 	probeTime = 50 * time.Microsecond
-
-	// spinTries is how long one goroutine per file spins before it parks; after
-	// maxSpinFails in a row did in vain, spinPenalty of them do not.
-	spinTries    = 500 // some 20 µs
-	spinPenalty  = 8
-	maxSpinFails = 8
-
-	// rushTime is how soon after a release running goroutines must have taken the
-	// lock for them to be expected again after the next one. The first waiter is
-	// then not woken until its turn, or until watchTime is over without it.
-	rushTime  = 20 * time.Microsecond
-	watchTime = sliceTime + 100*time.Microsecond
-
-	// A process whose goroutines hand the lock to each other without a break
-	// would leave others, which the kernel wakes too late, with nothing. So after
-	// minPatience to maxPatience it leaves the lock alone for 1/giveWayShare of
-	// that: often where another process takes it then, rarely (and for longer, in
-	// case the other one was too slow) where none does.
-	minPatience  = 8 * time.Millisecond
-	maxPatience  = 128 * time.Millisecond
-	giveWayShare = 100
 )
 
 // epoch makes readings of the monotonic clock fit an int64.
@@ -50,14 +54,10 @@ var epoch = time.Now()
 
 func nanotime() int64 { return int64(time.Since(epoch)) }
 
-// A gate admits goroutines as a fair reader-writer lock does: one writer, or any
-// number of readers, first come, first served past bargeTime. The zero value with
-// mu set is an open gate.
-//
-// Being inside is leave to ask the kernel, not yet the lock itself.
+// A Gate is open after Init.
 //
 //	state of a waiter   who moves it on
-//	queued              leave or another change of the gate: to awake, or to granted
+//	queued              Leave or another change of the gate: to awake, or to granted
 //	awake               itself: to inside where the gate is open, else back to queued
 //	                    with a timer that ends with its leave to be overtaken
 //	granted             itself: it is inside already
@@ -65,16 +65,16 @@ func nanotime() int64 { return int64(time.Since(epoch)) }
 // Where the gate would admit the first waiter, that waiter is awake, granted or
 // has a timer running, or the gate has one running for it, or a goroutine spins that
 // will take the lock or, as it joins the queue, wake that waiter: so none is forgotten.
-type gate struct {
+type Gate struct {
 	mu *sync.Mutex // guards all of the gate; no system call is made under it
 
 	writer  bool
 	readers int
-	kernel  bool    // one of those inside waits for another process
+	closed  bool    // one of those inside waits for another process
 	upgrade *waiter // a reader inside, waiting until it is the only one
 
 	head, tail *waiter
-	busySince  int64       // since when somebody waits without a break, or gave way
+	busySince  int64       // since when somebody waits without a break, or BusyFor said so
 	spinning   bool        // a goroutine that is not in the queue spins until the gate opens
 	spinRest   int         // so many more will not, because one did in vain
 	spinFails  int         // in a row
@@ -88,15 +88,26 @@ type gate struct {
 	lastProbe  int64       // when a waiter was last woken to compete
 }
 
+// Init makes g an open gate that mu guards. Gates with the same lane, modulo some small
+// number, may disturb each other's spinning, and nothing else.
+func (g *Gate) Init(mu *sync.Mutex, lane uint64) {
+	*g = Gate{mu: mu, departures: &leaving[lane%uint64(len(leaving))]}
+}
+
 // A waiter is a goroutine in front of a gate.
 type waiter struct {
 	next, prev *waiter
 	ready      chan struct{} // capacity 1; a token says: look at your state
 	since      int64         // when it came
 	mode       Mode
+	tag        any
 	granted    bool
 	awake      bool
 	timed      bool
+}
+
+func newWaiter(m Mode, tag any) *waiter {
+	return &waiter{ready: make(chan struct{}, 1), since: nanotime(), mode: m, tag: tag}
 }
 
 func (w *waiter) wake() {
@@ -107,24 +118,37 @@ func (w *waiter) wake() {
 }
 
 // admits reports whether m may go inside now, were there no queue.
-func (g *gate) admits(m Mode) bool {
-	return !g.writer && !g.kernel && g.upgrade == nil && (m == Shared || g.readers == 0)
+func (g *Gate) admits(m Mode) bool {
+	return !g.writer && !g.closed && g.upgrade == nil && (m == Reader || g.readers == 0)
 }
 
-func (g *gate) count(m Mode) {
-	if m == Exclusive {
+func (g *Gate) count(m Mode) {
+	if m == Writer {
 		g.writer = true
 	} else {
 		g.readers++
 	}
 }
 
+func (g *Gate) uncount(m Mode) {
+	if m == Writer {
+		g.writer = false
+		return
+	}
+	g.readers--
+	if u := g.upgrade; u != nil && g.readers == 1 {
+		g.readers, g.writer, g.upgrade = 0, true, nil
+		u.granted = true
+		u.wake()
+	}
+}
+
 // overdue reports whether the first waiter must not be overtaken any more.
-func (g *gate) overdue(now int64) bool { return now >= g.due(now) }
+func (g *Gate) overdue(now int64) bool { return now >= g.due(now) }
 
 // due returns when that begins. A slice cannot end later than it is long: another
 // end is of another clock, that of a testing/synctest bubble or of the world outside.
-func (g *gate) due(now int64) int64 {
+func (g *Gate) due(now int64) int64 {
 	due := g.head.since + int64(bargeTime)
 	if g.sliceEnd > due && g.sliceEnd-now <= int64(sliceTime) {
 		due = g.sliceEnd
@@ -133,14 +157,13 @@ func (g *gate) due(now int64) int64 {
 }
 
 // probedLately reports whether a waiter was woken to compete within probeTime.
-func (g *gate) probedLately(now int64) bool {
+func (g *Gate) probedLately(now int64) bool {
 	d := now - g.lastProbe
 	return d >= 0 && d < int64(probeTime)
 }
 
-// tryEnter goes inside if that needs no waiting and overtakes nobody that is due.
-// g.mu is held.
-func (g *gate) tryEnter(m Mode) bool {
+// TryEnter goes inside if that needs no waiting and overtakes nobody that is due.
+func (g *Gate) TryEnter(m Mode) bool {
 	if !g.admits(m) {
 		return false
 	}
@@ -156,46 +179,44 @@ func (g *gate) tryEnter(m Mode) bool {
 	return true
 }
 
-// enter goes inside, waiting as long as ctx and closed let it. g.mu is held, and
-// released on return. On an error, errEnded or fs.ErrClosed, the
-// goroutine is not inside.
-func (g *gate) enter(ctx context.Context, closed <-chan struct{}, m Mode) error {
-	if g.tryEnter(m) {
+// Enter goes inside, waiting as long as done and closed let it. On an error, ErrEnded
+// or fs.ErrClosed, the goroutine is not inside. Waiting shows tag, while it waits.
+func (g *Gate) Enter(done, closed <-chan struct{}, m Mode, tag any) error {
+	if g.TryEnter(m) {
 		g.mu.Unlock()
 		return nil
 	}
-	w := &waiter{ready: make(chan struct{}, 1), since: nanotime(), mode: m}
+	w := newWaiter(m, tag)
 	if g.head == nil {
 		g.busySince = w.since
 	}
 	g.pushBack(w)
 	g.dispatch(w.since)
 	g.mu.Unlock()
-	return g.park(ctx, closed, w)
+	return g.park(done, closed, w)
 }
 
-// retreat goes outside again and waits at the head of the queue: another reader
-// waits for another process already. g.mu is held, and released on return.
-func (g *gate) retreat(ctx context.Context, closed <-chan struct{}, m Mode) error {
-	w := &waiter{ready: make(chan struct{}, 1), since: nanotime(), mode: m}
+// Retreat goes outside again and waits as Enter does, but at the head of the queue: for
+// a reader that finds the gate closed by another one inside.
+func (g *Gate) Retreat(done, closed <-chan struct{}, m Mode, tag any) error {
+	w := newWaiter(m, tag)
 	g.uncount(m)
 	g.pushFront(w)
 	g.dispatch(w.since)
 	g.mu.Unlock()
-	return g.park(ctx, closed, w)
+	return g.park(done, closed, w)
 }
 
-func (g *gate) park(ctx context.Context, closed <-chan struct{}, w *waiter) error {
+func (g *Gate) park(done, closed <-chan struct{}, w *waiter) error {
 	var timer *time.Timer
 	var expired <-chan time.Time
-	done := ctx.Done()
 	for {
 		var err error
 		select {
 		case <-w.ready:
 		case <-expired:
 		case <-done:
-			err = errEnded
+			err = ErrEnded
 		case <-closed:
 			err = fs.ErrClosed
 		}
@@ -206,7 +227,7 @@ func (g *gate) park(ctx context.Context, closed <-chan struct{}, w *waiter) erro
 		}
 		switch {
 		case w.granted && err == nil:
-		case w.granted: // the grant came together with the end of ctx, and loses
+		case w.granted: // the grant came together with the end, and loses
 			g.uncount(w.mode)
 			g.dispatch(now)
 		case err != nil:
@@ -238,23 +259,10 @@ func (g *gate) park(ctx context.Context, closed <-chan struct{}, w *waiter) erro
 	}
 }
 
-func (g *gate) uncount(m Mode) {
-	if m == Exclusive {
-		g.writer = false
-		return
-	}
-	g.readers--
-	if u := g.upgrade; u != nil && g.readers == 1 {
-		g.readers, g.writer, g.upgrade = 0, true, nil
-		u.granted = true
-		u.wake()
-	}
-}
-
-// leave goes outside and lets in whoever is next. g.mu is held. It reports whether
-// the lock was handed to a waiter, to which the caller should then yield the
-// processor.
-func (g *gate) leave(m Mode) (handed bool) {
+// Leave goes outside and lets in whoever is next. It reports whether the lock was
+// handed to a waiter, to which the caller should then yield the processor: a lock that
+// nobody runs with is lost time for all.
+func (g *Gate) Leave(m Mode) (handed bool) {
 	g.uncount(m)
 	if g.spinning {
 		g.departures.Add(1)
@@ -266,12 +274,12 @@ func (g *gate) leave(m Mode) (handed bool) {
 	return g.dispatch(g.lastLeave)
 }
 
-// dispatch restores the invariant of the gate after any change. g.mu is held.
-func (g *gate) dispatch(now int64) (handed bool) {
+// dispatch restores the invariant of the gate after any change.
+func (g *Gate) dispatch(now int64) (handed bool) {
 	for g.head != nil && g.admits(g.head.mode) {
 		w := g.head
-		if w.mode == Shared || g.overdue(now) {
-			if w.mode == Exclusive || g.readers == 0 {
+		if w.mode == Reader || g.overdue(now) {
+			if w.mode == Writer || g.readers == 0 {
 				g.sliceEnd = now + int64(sliceTime)
 			}
 			g.remove(w)
@@ -304,7 +312,36 @@ func (g *gate) dispatch(now int64) (handed bool) {
 	return handed
 }
 
-func (g *gate) pushBack(w *waiter) {
+// Close closes the gate, for one inside that waits for another process, unless one
+// does so already; it reports whether it did.
+func (g *Gate) Close() bool {
+	if g.closed {
+		return false
+	}
+	g.closed = true
+	return true
+}
+
+// Open undoes Close.
+func (g *Gate) Open() {
+	g.closed = false
+	g.dispatch(nanotime())
+}
+
+// BusyFor reports whether somebody has waited in front of the gate for d without a
+// break since it last said so. It takes the mutex itself.
+func (g *Gate) BusyFor(d time.Duration) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := nanotime()
+	if now-g.busySince < int64(d) {
+		return false
+	}
+	g.busySince = now
+	return true
+}
+
+func (g *Gate) pushBack(w *waiter) {
 	w.prev = g.tail
 	if g.tail == nil {
 		g.head = w
@@ -314,7 +351,7 @@ func (g *gate) pushBack(w *waiter) {
 	g.tail = w
 }
 
-func (g *gate) pushFront(w *waiter) {
+func (g *Gate) pushFront(w *waiter) {
 	w.next = g.head
 	if g.head == nil {
 		g.tail = w
@@ -324,7 +361,7 @@ func (g *gate) pushFront(w *waiter) {
 	g.head = w
 }
 
-func (g *gate) remove(w *waiter) {
+func (g *Gate) remove(w *waiter) {
 	if w.prev == nil {
 		g.head = w.next
 	} else {
@@ -336,55 +373,4 @@ func (g *gate) remove(w *waiter) {
 		w.next.prev = w.prev
 	}
 	w.next, w.prev = nil, nil
-}
-
-// beAlone turns the reader that calls it into the writer, once the other readers
-// inside have left; nobody else is let in meanwhile. g.mu is held, and released on
-// return. On an error it is still a reader. Two readers that wait for each other
-// to leave would do so until a context ends: the second one gets errUpgrade.
-func (g *gate) beAlone(ctx context.Context, closed <-chan struct{}) error {
-	if g.upgrade != nil {
-		g.mu.Unlock()
-		return errUpgrade
-	}
-	if g.readers == 1 {
-		g.readers, g.writer = 0, true
-		g.mu.Unlock()
-		return nil
-	}
-	w := &waiter{ready: make(chan struct{}, 1)}
-	g.upgrade = w
-	g.mu.Unlock()
-	var err error
-	select {
-	case <-w.ready:
-		return nil
-	case <-ctx.Done():
-		err = errEnded
-	case <-closed:
-		err = fs.ErrClosed
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if w.granted { // alone, but too late
-		g.writer, g.readers = false, 1
-	} else {
-		g.upgrade = nil
-	}
-	g.dispatch(nanotime())
-	return err
-}
-
-// share turns the writer that calls it into a reader. g.mu is held.
-func (g *gate) share() {
-	g.writer, g.readers = false, g.readers+1
-	g.dispatch(nanotime())
-}
-
-// yieldAfter gives the processor to the goroutine to which the lock was just
-// handed: a lock that nobody runs with is lost time for all.
-func yieldAfter(handed bool) {
-	if handed {
-		runtime.Gosched()
-	}
 }

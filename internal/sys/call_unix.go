@@ -1,6 +1,6 @@
 //go:build (darwin || dragonfly || freebsd || illumos || linux || netbsd || openbsd) && !(linux && (amd64 || arm64 || riscv64))
 
-package flockctx
+package sys
 
 import "golang.org/x/sys/unix"
 

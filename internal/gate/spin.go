@@ -1,12 +1,17 @@
-package flockctx
+package gate
 
 import (
 	"runtime"
 	"sync/atomic"
-	"time"
 )
 
-// What saves a gate from waking goroutines: one that spins, and a watch.
+const (
+	// spinTries is how long one goroutine per gate spins before it parks; after
+	// maxSpinFails in a row did in vain, spinPenalty of them do not.
+	spinTries    = 500 // some 20 µs
+	spinPenalty  = 8
+	maxSpinFails = 8
+)
 
 // departures count who left a gate, or one of others that share the count. Who spins
 // reads it all the time: so it is not beside what those inside write, which would then
@@ -16,16 +21,19 @@ type departures struct {
 	_ [60]byte
 }
 
-// spin waits, on the processor and not long, until the gate opens, and reports
-// whether the caller is inside now. g.mu is held, before and after, but not meanwhile.
+// leaving are the counts, for all gates.
+var leaving [16]departures
+
+// Spin waits, on the processor and not long, until the gate opens, and reports
+// whether the caller is inside now. The mutex is not held meanwhile.
 //
 // A short section under a lock is over sooner than a goroutine is parked and woken.
 // And one that stays running opens and closes its file on its own processor while
 // another has the lock: on 2 cores that doubles the throughput. One that keeps its
 // file open has nothing to do meanwhile, and parks: for it, spinning took a quarter
 // more CPU time and brought nothing.
-func (g *gate) spin(m Mode) bool {
-	if g.spinning || g.kernel || g.upgrade != nil || runtime.GOMAXPROCS(0) == 1 {
+func (g *Gate) Spin(m Mode) bool {
+	if g.spinning || g.closed || g.upgrade != nil || runtime.GOMAXPROCS(0) == 1 {
 		return false
 	}
 	if g.spinRest > 0 {
@@ -38,10 +46,10 @@ func (g *gate) spin(m Mode) bool {
 		g.mu.Unlock()
 		runtime.Gosched()
 		g.mu.Lock()
-		if g.tryEnter(m) {
+		if g.TryEnter(m) {
 			return true
 		}
-		if g.spinning || g.kernel || g.upgrade != nil {
+		if g.spinning || g.closed || g.upgrade != nil {
 			return false
 		}
 	}
@@ -65,8 +73,8 @@ func (g *gate) spin(m Mode) bool {
 			g.mu.Lock()
 		}
 		seen = g.departures.Load()
-		entered := g.tryEnter(m)
-		if entered || tries <= 0 || g.kernel {
+		entered := g.TryEnter(m)
+		if entered || tries <= 0 || g.closed {
 			g.spinning = false
 			if entered {
 				g.spinFails = 0
@@ -80,40 +88,4 @@ func (g *gate) spin(m Mode) bool {
 			return entered
 		}
 	}
-}
-
-// A watch wakes the first waiter in place of a release, once it is over.
-type watch struct{ timer *time.Timer }
-
-// watched reports whether a watch is under way. An end that is far away is of another
-// clock, that of a testing/synctest bubble that has ended, and its timer with it.
-func (g *gate) watched(now int64) bool {
-	d := g.watchEnd - now
-	return g.watch != nil && -int64(bargeTime) < d && d <= int64(watchTime)
-}
-
-// startWatch begins a watch, in place of one that is under way. g.mu is held.
-//
-// A watch is forgotten, or put off, by a field: no timer is touched but by its own
-// goroutine, since another one may not, where one of the two is in a bubble.
-func (g *gate) startWatch(now int64) {
-	w := new(watch)
-	g.watch, g.watchEnd = w, now+int64(watchTime)
-	w.timer = time.AfterFunc(watchTime, func() {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		if g.watch != w {
-			return
-		}
-		now := nanotime()
-		if left := g.watchEnd - now; left > 0 {
-			w.timer.Reset(time.Duration(left))
-			return
-		}
-		g.watch = nil
-		if g.head != nil {
-			g.rush = false
-			g.dispatch(now)
-		}
-	})
 }

@@ -1,7 +1,7 @@
 //go:build dragonfly || freebsd || illumos || netbsd || openbsd
 
-package flockctx
+package sys
 
 import "golang.org/x/sys/unix"
 
-func ofdLock(fd uintptr, r request) error { return unix.ENOSYS }
+func ofdLock(fd uintptr, r Request) error { return unix.ENOSYS }

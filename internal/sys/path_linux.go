@@ -1,6 +1,6 @@
 //go:build amd64 || arm64 || riscv64
 
-package flockctx
+package sys
 
 import (
 	"io/fs"
@@ -16,47 +16,47 @@ import (
 // Lock.
 const maxStackPath = 128
 
-// openPath is sysOpen.
-func openPath(path string, flag int, perm fs.FileMode) (descriptor, error) {
+// Open opens path with the flag and permissions of os.OpenFile. The error is the
+// system's, or ErrBusy where a lease of another process has to be broken first. What
+// path names is refused unless it is a file or a directory.
+func Open(path string, flag int, perm fs.FileMode) (Descriptor, error) {
 	var buf [maxStackPath]byte
 	if len(path) >= len(buf) || strings.IndexByte(path, 0) >= 0 {
-		return sysOpen(path, flag, perm)
+		return openAny(path, flag, perm)
 	}
 	copy(buf[:], path)
 	dir := unix.AT_FDCWD
 	fd, _, errno := syscall.Syscall6(unix.SYS_OPENAT, uintptr(dir), uintptr(unsafe.Pointer(&buf[0])),
 		uintptr(flag|openFlags|unix.O_LARGEFILE), uintptr(openMode(perm)), 0, 0)
 	if errno == unix.ENOENT {
-		return descriptor{}, errno
+		return Descriptor{}, errno
 	}
 	if errno != 0 {
-		return sysOpen(path, flag, perm) // which knows what it means
+		return openAny(path, flag, perm) // which knows what it means
 	}
 	var st unix.Stat_t
-	if err := fstat(fd, &st); err != nil {
+	if err := fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || unix.Major(st.Dev) == 0 {
 		return describe(fd)
 	}
-	if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFREG && kind != unix.S_IFDIR {
-		return describe(fd)
-	}
-	return descriptor{fd: fd, id: fileID{st.Dev, st.Ino}}, nil
+	return Descriptor{fd: fd, ID: FileID{Dev: st.Dev, Ino: st.Ino}, open: true}, nil
 }
 
-// identifyPath is sysIdentify for a path.
-func identifyPath(path string) (fileID, error) {
+// Verify returns nil if path names the open file, ErrStale if it names another one or
+// none, and another error where that cannot be told.
+func (d *Descriptor) Verify(path string) error {
 	var buf [maxStackPath]byte
-	if len(path) >= len(buf) || strings.IndexByte(path, 0) >= 0 {
-		return sysIdentify(0, path)
+	if d.kind >= fuse || len(path) >= len(buf) || strings.IndexByte(path, 0) >= 0 {
+		return d.verify(path)
 	}
 	copy(buf[:], path)
 	dir := unix.AT_FDCWD
 	var st unix.Stat_t
 	_, _, errno := syscall.Syscall6(unix.SYS_NEWFSTATAT, uintptr(dir), uintptr(unsafe.Pointer(&buf[0])),
 		uintptr(unsafe.Pointer(&st)), 0, 0, 0)
-	if errno != 0 {
-		return sysIdentify(0, path)
+	if errno != 0 || st.Dev != d.ID.Dev || st.Ino != d.ID.Ino {
+		return d.verify(path)
 	}
-	return identity(&st)
+	return nil
 }
 
 // fstat and flock are those of package unix, made to be inlined.

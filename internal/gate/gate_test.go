@@ -1,13 +1,13 @@
-// In package flockctx, since nothing exported shows a gate as such: the model calls its
-// methods one by one, and looks at its fields after each.
+// In package gate, since the model looks at the gate's fields after each step.
 
-package flockctx
+package gate
 
 import (
 	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -22,7 +22,7 @@ import (
 type gateModel struct {
 	t      testing.TB
 	mu     sync.Mutex
-	g      gate
+	g      Gate
 	actors []*gateActor
 	seq    int           // arrivals
 	handed time.Duration // when somebody last came in from the queue
@@ -53,7 +53,7 @@ const (
 
 func newGateModel(t testing.TB, actors int) *gateModel {
 	m := &gateModel{t: t, start: time.Now(), handed: -time.Hour}
-	m.g.mu = &m.mu
+	m.g.Init(&m.mu, 0)
 	for i := range actors {
 		m.actors = append(m.actors, &gateActor{id: i})
 	}
@@ -96,9 +96,9 @@ func (m *gateModel) can(a *gateActor, op gateOp) bool {
 	case opCancel, opClose:
 		return a.state == waiting || a.state == upgrading
 	case opUpgrade:
-		return a.state == inside && a.mode == Shared
+		return a.state == inside && a.mode == Reader
 	case opDowngrade:
-		return a.state == inside && a.mode == Exclusive
+		return a.state == inside && a.mode == Writer
 	}
 	return true
 }
@@ -126,22 +126,22 @@ func (m *gateModel) step(a *gateActor, op gateOp, d time.Duration) {
 	switch op {
 	case opLockExclusive, opLockShared:
 		m.seq++
-		a.state, a.mode, a.seq, a.since = waiting, Exclusive, m.seq, m.now()
+		a.state, a.mode, a.seq, a.since = waiting, Writer, m.seq, m.now()
 		if op == opLockShared {
-			a.mode = Shared
+			a.mode = Reader
 		}
 		arrived = a
 		m.call(a, func(ctx context.Context, closed <-chan struct{}) error {
 			m.mu.Lock()
-			return m.g.enter(ctx, closed, a.mode)
+			return m.g.Enter(ctx.Done(), closed, a.mode, nil)
 		})
 	case opTryExclusive, opTryShared:
-		a.mode = Exclusive
+		a.mode = Writer
 		if op == opTryShared {
-			a.mode = Shared
+			a.mode = Reader
 		}
 		m.mu.Lock()
-		if m.g.tryEnter(a.mode) {
+		if m.g.TryEnter(a.mode) {
 			a.state = inside
 			arrived = a
 		}
@@ -149,7 +149,7 @@ func (m *gateModel) step(a *gateActor, op gateOp, d time.Duration) {
 	case opLeave:
 		a.state = outside
 		m.mu.Lock()
-		m.g.leave(a.mode)
+		m.g.Leave(a.mode)
 		m.mu.Unlock()
 	case opCancel:
 		a.cancel()
@@ -159,12 +159,12 @@ func (m *gateModel) step(a *gateActor, op gateOp, d time.Duration) {
 		a.state = upgrading
 		m.call(a, func(ctx context.Context, closed <-chan struct{}) error {
 			m.mu.Lock()
-			return m.g.beAlone(ctx, closed)
+			return m.g.BeAlone(ctx.Done(), closed)
 		})
 	case opDowngrade:
-		a.mode = Shared
+		a.mode = Reader
 		m.mu.Lock()
-		m.g.share()
+		m.g.Share()
 		m.mu.Unlock()
 	}
 	m.settle(arrived)
@@ -194,7 +194,7 @@ func (m *gateModel) settle(arrived *gateActor) {
 		a.cancel()
 		switch {
 		case a.state == upgrading && a.result == nil:
-			a.state, a.mode = inside, Exclusive
+			a.state, a.mode = inside, Writer
 		case a.state == upgrading:
 			a.state = inside
 		case a.result == nil:
@@ -212,7 +212,7 @@ func (m *gateModel) settle(arrived *gateActor) {
 		case a.state == upgrading:
 			upgrades++
 			readers++
-		case a.state == inside && a.mode == Exclusive:
+		case a.state == inside && a.mode == Writer:
 			writers++
 		case a.state == inside:
 			readers++
@@ -286,7 +286,7 @@ func (m *gateModel) finish() {
 			m.fail("%d never got in", a.id)
 		}
 	}
-	if g := &m.g; g.writer || g.readers != 0 || g.kernel || g.upgrade != nil || g.head != nil || g.tail != nil {
+	if g := &m.g; g.writer || g.readers != 0 || g.closed || g.upgrade != nil || g.head != nil || g.tail != nil {
 		m.fail("the gate is not as it was: %+v", g)
 	}
 }
@@ -396,14 +396,15 @@ func TestGateSmallSequences(t *testing.T) {
 // wait has a bound although others come back without a break.
 func TestGateUnderLoad(t *testing.T) {
 	var mu sync.Mutex
-	g := gate{mu: &mu}
+	var g Gate
+	g.Init(&mu, 0)
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	var inside, readers int // guarded by the gate for writers, by mu2 for readers
 	var mu2 sync.Mutex
 	hold := func(m Mode) {
 		mu2.Lock()
-		if m == Exclusive {
+		if m == Writer {
 			inside++
 		} else {
 			readers++
@@ -415,7 +416,7 @@ func TestGateUnderLoad(t *testing.T) {
 		for end := time.Now().Add(5 * time.Microsecond); time.Now().Before(end); {
 		}
 		mu2.Lock()
-		if m == Exclusive {
+		if m == Writer {
 			inside--
 		} else {
 			readers--
@@ -439,7 +440,7 @@ func TestGateUnderLoad(t *testing.T) {
 				}
 				began := time.Now()
 				mu.Lock()
-				err := g.enter(ctx, nil, m)
+				err := g.Enter(ctx.Done(), nil, m, nil)
 				took := time.Since(began)
 				cancel()
 				if err != nil {
@@ -448,9 +449,11 @@ func TestGateUnderLoad(t *testing.T) {
 				hold(m)
 				mu.Lock()
 				longest = max(longest, took)
-				handed := g.leave(m)
+				handed := g.Leave(m)
 				mu.Unlock()
-				yieldAfter(handed)
+				if handed {
+					runtime.Gosched()
+				}
 			}
 		})
 	}

@@ -3,6 +3,8 @@ package flockctx
 import (
 	"io/fs"
 	"slices"
+
+	"github.com/flockctx/flockctx/internal/lockview"
 )
 
 // LockFile can be given the same open file twice. The kernel has one lock for it:
@@ -99,7 +101,7 @@ func (l *Flock) shares(fd uintptr) bool {
 // isOn reports whether the handle is on fd's open file.
 func (l *Flock) isOn(fd uintptr) (same bool) {
 	l.desc.control(func(own uintptr) error {
-		same = sameDescription(own, fd)
+		same = lockview.SameDescription(own, fd)
 		return nil
 	})
 	return same

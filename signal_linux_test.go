@@ -702,7 +702,7 @@ func TestTrap11SameInodeOnTwoMounts(t *testing.T) {
 			must(t, os.WriteFile(path, nil, 0o600))
 			var st unix.Stat_t
 			must(t, unix.Stat(path, &st))
-			seen[st.Ino] = append(seen[st.Ino], file{path, st.Dev})
+			seen[st.Ino] = append(seen[st.Ino], file{path, uint64(st.Dev)})
 		}
 	}
 	checked := 0

@@ -80,7 +80,7 @@ func (d *Descriptor) Wait(call *interrupt.Call, r Request) error {
 // until it is granted.
 func (d *Descriptor) NewCall() (call *interrupt.Call, free func(), err error) {
 	err = d.control(func(fd uintptr) (err error) {
-		if !IsOverlapped(windows.Handle(fd)) {
+		if !isOverlapped(windows.Handle(fd)) {
 			return interrupt.ErrImpossible
 		}
 		call, err = interrupt.New(windows.Handle(fd))
@@ -92,8 +92,8 @@ func (d *Descriptor) NewCall() (call *interrupt.Call, free func(), err error) {
 	return call, call.Free, nil
 }
 
-// IsOverlapped reports whether the file is open for overlapped operations.
-func IsOverlapped(h windows.Handle) bool {
+// isOverlapped reports whether the file is open for overlapped operations.
+func isOverlapped(h windows.Handle) bool {
 	const fileModeInformation = 16
 	var mode uint32
 	var iosb windows.IO_STATUS_BLOCK

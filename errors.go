@@ -46,13 +46,7 @@ func (e *BusyError) Error() string {
 func (e *BusyError) Unwrap() error { return e.Err }
 
 // Timeout reports whether a deadline ended the wait, or had passed before.
-func (e *BusyError) Timeout() bool {
-	err := e.Err
-	if caused, ok := errors.AsType[*causedError](err); ok {
-		err = caused.err // a cause may be any error, also one of a deadline elsewhere
-	}
-	return errors.Is(err, context.DeadlineExceeded)
-}
+func (e *BusyError) Timeout() bool { return errors.Is(e.Err, context.DeadlineExceeded) }
 
 // bare returns err's text without this package's prefix, for use inside a message.
 func bare(err error) string {

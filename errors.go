@@ -29,6 +29,8 @@ type BusyError struct {
 	Mode   Mode          // that was asked for
 	Waited time.Duration // from when the call began to wait to its end; zero where it did not wait
 	Err    error         // ErrLocked, or an error that matches ctx.Err() and context.Cause(ctx)
+
+	at string // what Path meant
 }
 
 func (e *BusyError) Error() string {
@@ -40,6 +42,15 @@ func (e *BusyError) Error() string {
 		how = "the context had ended: "
 	}
 	return fmt.Sprintf("flockctx: lock %s (%v): %s%v", e.Path, e.Mode, how, bare(e.Err))
+}
+
+// Holders returns who holds the lock that was not to be had, or waits for it, at this
+// moment, which is later: see [Holders].
+func (e *BusyError) Holders() ([]Holder, error) {
+	if e.at == "" {
+		return Holders(e.Path)
+	}
+	return Holders(e.at)
 }
 
 // Unwrap returns e.Err.

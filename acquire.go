@@ -30,7 +30,9 @@ func lockNew(path string, opts *Options, a *attempt) (*Flock, error) {
 	if err != nil {
 		return nil, l.failure("lock", l.opts.Mode, a, err)
 	}
+	l.mu.Lock() // Snapshot knows the handle by now
 	l.state = locked
+	l.mu.Unlock()
 	return l, nil
 }
 
@@ -162,7 +164,7 @@ func (l *Flock) queue(a *attempt, m Mode, opened bool) error {
 		closed := l.closedFor(a)
 		q.lock()
 		q.joinWaiters(l.opts)
-		if err := q.gate.Enter(a.done, closed, gm, l.opts); err != nil {
+		if err := q.gate.Enter(a.done, closed, gm, l); err != nil {
 			return err
 		}
 		a.gate = &q.gate

@@ -2,9 +2,12 @@ package flock_test
 
 import (
 	"context"
+	"errors"
+	"os"
 	"testing"
 	"time"
 
+	"github.com/flockctx/flockctx"
 	"github.com/flockctx/flockctx/gofrs"
 )
 
@@ -59,6 +62,34 @@ func TestFailedUpgrade(t *testing.T) {
 			took(t, true)(f.TryLock())
 			must(t, f.Close())
 		})
+	}
+}
+
+// An upgrade is on the file that the path names too.
+func TestUpgradeOfARemovedFile(t *testing.T) {
+	path := file(t)
+	for _, taken := range []bool{false, true} {
+		f, other := flock.New(path), flock.New(path)
+		must(t, f.RLock())
+		if err := os.Remove(path); err != nil {
+			t.Skipf("SKIP: an open file cannot be removed: %v", err)
+		}
+		if _, err := f.Stat(); err != nil {
+			t.Errorf("of the locked file: %v", err)
+		}
+		if !taken {
+			took(t, true)(f.TryLock())
+			states(t, f, true, false)
+			took(t, false)(other.TryLock())
+			must(t, f.Unlock())
+			continue
+		}
+		must(t, other.Lock())
+		if ok, err := f.TryLock(); ok || !errors.Is(err, flockctx.ErrNotLocked) {
+			t.Errorf("the shared lock is lost, and the other one taken: %v, %v", ok, err)
+		}
+		states(t, f, false, false)
+		must(t, other.Unlock())
 	}
 }
 

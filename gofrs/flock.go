@@ -23,6 +23,7 @@
 package flock
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"sync"
@@ -64,9 +65,9 @@ type Flock struct {
 
 	mu sync.Mutex // guards fh; not held in a call that can wait
 	// fh has a locked handle for each goroutine that took the lock: one that is
-	// exclusive, or any number that are shared. flockctx lets no others in. A handle
-	// that some goroutine is about to close may be among them, unlocked. The name is
-	// the one that gofrs/flock's own tests look at.
+	// exclusive, or any number that are shared. flockctx lets no others in. One that
+	// a goroutine is about to close may be unlocked already. The name is the one that
+	// gofrs/flock's own tests look at.
 	fh map[goroutine]*flockctx.Flock
 }
 
@@ -110,7 +111,7 @@ func (f *Flock) holds(m flockctx.Mode) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, h := range f.fh {
-		if h.Locked() && h.Mode() == m {
+		if h.Mode() == m {
 			return true
 		}
 	}
@@ -120,13 +121,16 @@ func (f *Flock) holds(m flockctx.Mode) bool {
 // Stat describes the locked file, or the one that the path names where the lock is
 // not held.
 func (f *Flock) Stat() (fs.FileInfo, error) {
+	var file *os.File
 	f.mu.Lock()
 	for _, h := range f.fh {
-		if file := h.File(); file != nil && h.Locked() {
-			f.mu.Unlock()
-			return file.Stat()
-		}
+		file = h.File()
 	}
 	f.mu.Unlock()
+	if file != nil {
+		if info, err := file.Stat(); !errors.Is(err, fs.ErrClosed) { // by an Unlock meanwhile
+			return info, err
+		}
+	}
 	return os.Stat(f.path)
 }

@@ -123,7 +123,7 @@ func TestOptions(t *testing.T) {
 	other := filepath.Join(t.TempDir(), "other")
 	f := flock.New(other, flock.SetFlag(os.O_RDONLY))
 	if err := f.Lock(); !os.IsNotExist(err) {
-		t.Errorf("O_RDONLY alone does not create: %v", err)
+		t.Fatalf("O_RDONLY alone does not create: %v", err)
 	}
 	f = flock.New(other, flock.SetPermissions(0o640|fs.ModeDir), flock.SetFlag(os.O_CREATE|os.O_RDWR))
 	must(t, f.Lock())

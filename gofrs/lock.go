@@ -29,9 +29,9 @@ func (f *Flock) RLock() error {
 
 // TryLock is Lock where that needs no waiting, and returns true then. If another
 // program, handle or goroutine has the lock, it returns false and no error; a shared
-// lock of the goroutine remains. Only if that is lost to another program, which flock(2)
-// allows, is there an error, one that matches [flockctx.ErrNotLocked]. Whether an upgrade
-// needs waiting may take TryLock 1 ms to find out.
+// lock of the goroutine remains. Only if that is lost, since another program took it during
+// the upgrade, as flock(2) allows, or since the file was removed, is there an error, which
+// matches [flockctx.ErrNotLocked]. An upgrade may take 1 ms to find out that it must wait.
 func (f *Flock) TryLock() (bool, error) {
 	return f.try(flockctx.Exclusive)
 }
@@ -64,9 +64,6 @@ func (f *Flock) try(m flockctx.Mode) (bool, error) {
 }
 
 func (f *Flock) wait(ctx context.Context, m flockctx.Mode) (bool, error) {
-	if err := ctx.Err(); err != nil {
-		return false, err
-	}
 	err := f.acquire(ctx, m, false)
 	if busy := (*flockctx.BusyError)(nil); errors.As(err, &busy) {
 		return false, ctx.Err()
@@ -80,17 +77,16 @@ func (f *Flock) acquire(ctx context.Context, m flockctx.Mode, try bool) error {
 	f.mu.Lock()
 	h := f.fh[me]
 	f.mu.Unlock()
+	var lost bool
 	if h != nil && h.Locked() {
 		err := convert(ctx, h, m, try)
 		if err == nil || h.Locked() && (try || ctx.Err() != nil) {
 			return err
 		}
-		// Lost to another program; or refused, because two that share the lock would
-		// wait for each other. flock(2) would then start anew, without a lock.
+		// The lock is lost; or Convert was refused, since two that share the lock
+		// would wait for each other. An upgrade begins anew then, as in flock(2).
+		lost = errors.Is(err, flockctx.ErrNotLocked)
 		f.close(me, h)
-		if try || ctx.Err() != nil {
-			return err
-		}
 	}
 	opts := f.opts
 	opts.Mode = m
@@ -101,6 +97,9 @@ func (f *Flock) acquire(ctx context.Context, m flockctx.Mode, try bool) error {
 		h, err = flockctx.Lock(ctx, f.path, &opts)
 	}
 	if err != nil {
+		if try && lost {
+			return &fs.PathError{Op: "convert", Path: f.path, Err: flockctx.ErrNotLocked}
+		}
 		return err
 	}
 	f.mu.Lock()

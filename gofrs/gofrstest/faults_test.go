@@ -150,12 +150,15 @@ var differences = map[string]func(t *testing.T, lock func(path string) handle, p
 }
 
 func TestDifferences(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("SKIP: an open file is not removed there, and the original waits for itself where it would convert")
+	}
 	for name, shows := range differences {
 		t.Run(name, func(t *testing.T) {
 			original := func() bool {
 				return shows(t, func(path string) handle { return gofrs.New(path) }, time.Second)
 			}
-			if !eventually(original) {
+			if runtime.GOOS == "linux" && !eventually(original) {
 				t.Error("the original does not do that any more: take it off docs/migrating.md")
 			}
 			if shows(t, func(path string) handle { return flock.New(path) }, time.Minute) {

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -17,6 +18,9 @@ var (
 // A program of two packages is carried over by changing the import, and again by go
 // fix, and each time answers a random call sequence as it did with the original.
 func TestProgram(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("SKIP: the original waits for itself there, where it would convert")
+	}
 	n := *sequences
 	if testing.Short() {
 		n /= 10

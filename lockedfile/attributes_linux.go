@@ -55,7 +55,7 @@ func copyAttributesOf(from, to int) error {
 		if err == nil && bytes.Equal(now, value) {
 			continue // which may not be ours to set
 		}
-		if err := unix.Fsetxattr(to, name, value, 0); err != nil {
+		if err := again(func() error { return unix.Fsetxattr(to, name, value, 0) }); err != nil {
 			return fmt.Errorf("set %s: %w", name, err)
 		}
 	}
@@ -63,7 +63,7 @@ func copyAttributesOf(from, to int) error {
 		return nil
 	}
 	// The directory may have given it one.
-	err = unix.Fremovexattr(to, accessACL)
+	err = again(func() error { return unix.Fremovexattr(to, accessACL) })
 	if err != nil && err != unix.ENODATA && err != unix.EOPNOTSUPP {
 		return fmt.Errorf("remove %s: %w", accessACL, err)
 	}
@@ -71,17 +71,20 @@ func copyAttributesOf(from, to int) error {
 }
 
 // attribute reads what read puts into a buffer, whose size it tells for an empty one.
-func attribute(read func([]byte) (int, error)) ([]byte, error) {
-	for {
-		n, err := read(nil)
-		if n <= 0 || err != nil {
-			return nil, err
-		}
-		b := make([]byte, n)
-		if n, err = read(b); err != unix.ERANGE { // it has not grown meanwhile
-			return b[:max(n, 0)], err
-		}
+func attribute(read func([]byte) (int, error)) (b []byte, err error) {
+	err = unix.ERANGE
+	for err == unix.ERANGE { // it has grown meanwhile
+		err = again(func() error {
+			n, err := read(nil)
+			if err == nil && n > 0 {
+				b = make([]byte, n)
+				n, err = read(b)
+			}
+			b = b[:max(n, 0)]
+			return err
+		})
 	}
+	return b, err
 }
 
 // control calls fn with f's descriptor.

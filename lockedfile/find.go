@@ -33,17 +33,18 @@ func find(path string) (*os.Root, string, fs.FileInfo, error) {
 		if err != nil {
 			return nil, "", nil, pathError("open the directory of", path, err)
 		}
-		info, err := dir.Lstat(name)
+		info, err := lstat(dir, name)
 		if errors.Is(err, fs.ErrNotExist) {
 			return dir, name, nil, nil
 		}
 		if err == nil && info.Mode()&fs.ModeSymlink == 0 {
 			return dir, name, info, nil
 		}
-		var link string
-		if err == nil {
-			link, err = dir.Readlink(name)
+		if err != nil {
+			dir.Close()
+			return nil, "", nil, pathError("stat", path, err)
 		}
+		link, err := dir.Readlink(name)
 		dir.Close()
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EINVAL) {
 			return nil, "", nil, errRace // it is no link any more
@@ -59,6 +60,22 @@ func find(path string) (*os.Root, string, fs.FileInfo, error) {
 }
 
 var errTooManyLinks = errors.New("too many symbolic links")
+
+// lstat says what name is of.
+func lstat(dir *os.Root, name string) (info fs.FileInfo, err error) {
+	err = again(func() (err error) { info, err = dir.Lstat(name); return })
+	return info, err
+}
+
+// again calls fn until no signal interrupts it. Package os does the same, but not for
+// all of these calls, in which FUSE and network file systems can be interrupted.
+func again(fn func() error) error {
+	for {
+		if err := fn(); !errors.Is(err, syscall.EINTR) {
+			return err
+		}
+	}
+}
 
 // markOf returns how the names begin that this package uses beside a file of that
 // name. They are of one length, so that there is room for them where the file's own
@@ -102,7 +119,7 @@ func (t *target) sweepMark() {
 	if err != nil {
 		return
 	}
-	if named, err := t.dir.Lstat(t.mark); err == nil && os.SameFile(locked, named) {
+	if named, err := lstat(t.dir, t.mark); err == nil && os.SameFile(locked, named) {
 		t.dir.Remove(t.mark)
 	}
 }

@@ -121,12 +121,12 @@ func (t *target) holdMark(ctx context.Context) error {
 	if err != nil {
 		return pathError("stat", t.path, err)
 	}
-	named, err := t.dir.Lstat(t.mark)
+	named, err := lstat(t.dir, t.mark)
 	if err != nil || !os.SameFile(locked, named) {
 		return errRace
 	}
 	t.marked = true
-	if info, err = t.dir.Lstat(t.name); errors.Is(err, fs.ErrNotExist) {
+	if info, err = lstat(t.dir, t.name); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
@@ -180,14 +180,21 @@ func (t *target) find() (info fs.FileInfo, err error) {
 	return info, nil
 }
 
-// current reports whether the name is still of the file that was locked, or still of
-// none.
-func (t *target) current() bool {
-	info, err := t.dir.Lstat(t.name)
-	if t.old == nil {
-		return errors.Is(err, fs.ErrNotExist)
+// unchanged returns errChanged unless the name is still of the file that was locked, or
+// still of none.
+func (t *target) unchanged() error {
+	info, err := lstat(t.dir, t.name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if t.old == nil {
+			return nil
+		}
+	case err != nil:
+		return pathError("stat", t.path, err)
+	case t.old != nil && os.SameFile(info, t.info):
+		return nil
 	}
-	return err == nil && os.SameFile(info, t.info)
+	return errChanged
 }
 
 // release gives up what hold has got, as far as it did.

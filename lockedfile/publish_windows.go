@@ -17,11 +17,11 @@ const lockItself = false
 // indexer or a scanner for viruses.
 const patience = 2 * time.Second
 
-// publish gives the target's name to the file named content, in one step. On an error
-// the name is of what it was; errChanged if that is not what was locked.
-func (t *target) publish(content string) error {
-	if !t.current() {
-		return errChanged
+// publish gives the target's name to the file named name in one step. On an error the
+// target is what it was; errChanged if that is not what was locked.
+func (t *target) publish(name string, _ fs.FileInfo) error {
+	if err := t.unchanged(); err != nil {
+		return err
 	}
 	replaced.Add(1)
 	flags := uint32(windows.MOVEFILE_WRITE_THROUGH)
@@ -30,7 +30,7 @@ func (t *target) publish(content string) error {
 		flags |= windows.MOVEFILE_REPLACE_EXISTING
 	}
 	folder := t.dir.Name() + string(os.PathSeparator)
-	from, err := windows.UTF16PtrFromString(folder + content)
+	from, err := windows.UTF16PtrFromString(folder + name)
 	if err != nil {
 		return pathError("rename to", t.path, err)
 	}

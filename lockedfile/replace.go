@@ -102,12 +102,16 @@ func (p *Pending) commit() error {
 	if err := p.file.Sync(); err != nil {
 		return pathError("sync", t.path, err)
 	}
-	err := p.file.Close()
+	info, err := p.file.Stat()
+	if err != nil {
+		return pathError("stat", t.path, err)
+	}
+	err = p.file.Close()
 	p.file = nil
 	if err != nil {
 		return pathError("close", t.path, err)
 	}
-	if err := t.publish(p.name); err != nil {
+	if err := t.publish(p.name, info); err != nil {
 		return err
 	}
 	p.name = ""

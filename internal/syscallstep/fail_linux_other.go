@@ -1,0 +1,14 @@
+//go:build linux && !amd64
+
+package syscallstep
+
+import (
+	"errors"
+	"syscall"
+)
+
+const canFail = false
+
+func skipCall(pid int) error { return errors.ErrUnsupported }
+
+func setResult(pid int, errno syscall.Errno) error { return errors.ErrUnsupported }

@@ -20,6 +20,12 @@ const commandEnv = "LOCKEDFILE_TEST_COMMAND"
 
 var commands = map[string]func(args []string) error{}
 
+// registerCommand makes fn a command for newCommand.
+func registerCommand(name string, fn func(args []string) error) struct{} {
+	commands[name] = fn
+	return struct{}{}
+}
+
 // init keeps the main goroutine on the first thread, which is the one that a test may
 // follow by its system calls.
 func init() {

@@ -23,14 +23,11 @@ type Step struct {
 	Call int // the number of the system call, at the entry; -1 at the exit
 }
 
-// What to do at a Step.
+// An Action is what to do at a Step.
 type Action struct {
 	Kill bool          // kill the process here
-	Fail syscall.Errno // at an entry: do not make the call, but let it return this error
+	Fail syscall.Errno // at an entry, on amd64: do not make the call, but let it return this error
 }
-
-// CanFail reports whether Action.Fail works on this processor.
-const CanFail = canFail
 
 // Run runs cmd and calls do at each step. It returns nil when the command was killed
 // as do said, or else ended well.

@@ -49,8 +49,8 @@ type target struct {
 	info   fs.FileInfo     // of old
 }
 
-// maxRaces bounds how often hold begins again, for paths that never lead to the file
-// that opening them gives, such as some of /proc.
+// maxRaces bounds how often hold and Update begin again, for paths that never lead to
+// the file that opening them gives, such as some of /proc.
 const maxRaces = 1000
 
 // hold locks the file that path leads to.

@@ -66,11 +66,12 @@ func Update(ctx context.Context, path string, perm fs.FileMode, fn func(old []by
 
 // update replaces the file with what fn returns, which it calls under the lock.
 func update(ctx context.Context, path string, perm fs.FileMode, fn func(*target) ([]byte, error)) error {
-	for {
+	for range maxRaces {
 		if err := tryUpdate(ctx, path, perm, fn); err != errChanged {
 			return err
 		}
 	}
+	return pathError("commit", path, errChanged)
 }
 
 func tryUpdate(ctx context.Context, path string, perm fs.FileMode, fn func(*target) ([]byte, error)) error {

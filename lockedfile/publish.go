@@ -43,9 +43,8 @@ func (t *target) move(name string) error {
 		err := again(func() error { return t.dir.Link(name, t.name) })
 		if err == nil {
 			t.dir.Remove(name)
-			return nil
 		}
-		if errors.Is(err, fs.ErrExist) || errors.Is(err, fs.ErrNotExist) {
+		if err == nil || errors.Is(err, fs.ErrExist) {
 			return err
 		}
 	}

@@ -100,9 +100,9 @@ func TestLinkThatMoves(t *testing.T) {
 			}
 		}
 	})
-	added := 0
+	added, calls := 0, 0
 	for range 100 {
-		if err := lockedfile.Update(t.Context(), link, 0o600, func(old []byte) ([]byte, error) { return append(old, '.'), nil }); err != nil {
+		if err := lockedfile.Update(t.Context(), link, 0o600, func(old []byte) ([]byte, error) { calls++; return append(old, '.'), nil }); err != nil {
 			t.Error(err)
 			break
 		}
@@ -117,8 +117,8 @@ func TestLinkThatMoves(t *testing.T) {
 		sum += len(b) - len("begin")
 		wantNames(t, filepath.Dir(filepath.Join(dir, target)), "file")
 	}
-	if sum != added {
-		t.Errorf("%d Updates returned, %d are there", added, sum)
+	if sum != added || calls != added {
+		t.Errorf("%d Updates returned, %d are there, fn ran %d times", added, sum, calls)
 	}
 }
 

@@ -259,6 +259,43 @@ func TestGoroutines(t *testing.T) {
 	wantNames(t, dir, "file")
 }
 
+// Where no file comes of it the lock is on another mark each time; who comes when one is
+// gone, but not unlocked yet, gets the lock of the next one at once.
+func TestGoroutinesWithoutAFile(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "file")
+	mark := filepath.Join(dir, lockedfile.MarkOf("file"))
+	const rounds = 300
+	shared := 0
+	mine := errors.New("mine")
+	fn := func([]byte) ([]byte, error) { shared++; return nil, mine }
+	for range rounds {
+		inside, done := make(chan struct{}), make(chan error, 1)
+		go func() {
+			done <- lockedfile.Update(context.Background(), path, 0o600, func([]byte) ([]byte, error) {
+				close(inside)
+				return fn(nil)
+			})
+		}()
+		<-inside
+		for {
+			if _, err := os.Lstat(mark); err != nil {
+				break
+			}
+		}
+		if err := lockedfile.Update(t.Context(), path, 0o600, fn); err != mine {
+			t.Fatal(err)
+		}
+		if err := <-done; err != mine {
+			t.Fatal(err)
+		}
+	}
+	if shared != 2*rounds {
+		t.Errorf("fn ran %d times", shared)
+	}
+	wantNames(t, dir)
+}
+
 // The same with many files that are created, by all workers at once.
 func TestCreation(t *testing.T) {
 	dir := t.TempDir()

@@ -70,6 +70,18 @@ func fillUp(dir string, want error) error {
 			return err
 		}
 	}
+	// Who does not look at the error of Write cannot commit the part.
+	p, err := lockedfile.Replace(context.Background(), path, 0o600)
+	if err != nil {
+		return err
+	}
+	_, werr := p.Write(big)
+	if cerr := p.Commit(); werr == nil || cerr == nil || !errors.Is(cerr, want) {
+		return fmt.Errorf("Write: %v, Commit: %v", werr, cerr)
+	}
+	if b, err := os.ReadFile(path); err != nil || string(b) != "old" {
+		return fmt.Errorf("after Commit the file is %.20q, %v", b, err)
+	}
 	// What a killed writer left is removed before the new content needs its room.
 	left := filepath.Join(dir, lockedfile.MarkOf("file")+"-LEFT")
 	if err := os.WriteFile(left, big, 0o600); err == nil {

@@ -120,7 +120,11 @@ func (l *Flock) acquire(a *attempt, m Mode) (err error) {
 	}
 	if err == nil {
 		l.q.observe(opened || l.borrowed)
-		if !l.borrowed {
+		switch {
+		case l.borrowed:
+		case l.opts.Root != nil:
+			err = l.desc.VerifyIn(l.opts.Root, l.at)
+		default:
 			err = l.desc.Verify(l.at)
 		}
 		if err = l.accept(a, opened, err); err == nil {

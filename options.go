@@ -136,9 +136,25 @@ type Options struct {
 	// EROFS, ETXTBSY) or where path is a directory.
 	Flag int
 
+	// ReadOnly opens the file for reading only, and never creates it: what Flag cannot
+	// say, since O_RDONLY is 0. Flag must have nothing that writes or creates.
+	ReadOnly bool
+
 	// Perm are the permissions, before umask, of a file that Lock creates.
 	// Zero means 0o600.
 	Perm fs.FileMode
+
+	// ExactPerm gives a file that Lock creates Perm exactly, whatever the umask: for
+	// locks that several users share. On Linux, without Root, nobody sees it with other
+	// permissions (O_TMPFILE of open(2); where the file system lacks that, and elsewhere,
+	// chmod(2) follows at once). On Windows it means nothing.
+	ExactPerm bool
+
+	// Root is the directory that the path is relative to and cannot leave, symbolic
+	// links included, when it is opened, verified and removed: see [os.Root], which must
+	// stay open as long as the handle is used. Through a symbolic link in it nothing is
+	// removed.
+	Root *os.Root
 
 	// Tracer is told what happens to the handle, beside that of [SetTracer].
 	Tracer *Tracer
@@ -213,6 +229,8 @@ func (o *Options) check() error {
 		return sys.Unsupported("a byte range needs Mechanism OFD")
 	case o.Start < 0 || o.Length < 0 || o.Start > math.MaxInt64-o.Length:
 		return fmt.Errorf("byte range %d+%d: %w", o.Start, o.Length, syscall.EINVAL)
+	case o.ReadOnly && o.Flag&(os.O_WRONLY|os.O_RDWR|os.O_CREATE|os.O_TRUNC|os.O_APPEND) != 0:
+		return fmt.Errorf("ReadOnly with a Flag that writes or creates: %w", syscall.EINVAL)
 	case o.Flag&os.O_TRUNC != 0 && o.Flag&(os.O_WRONLY|os.O_RDWR) == 0:
 		return fmt.Errorf("O_TRUNC needs O_RDWR or O_WRONLY: %w", syscall.EINVAL)
 	case o.Poll.Min < 0:
@@ -223,9 +241,12 @@ func (o *Options) check() error {
 	return nil
 }
 
+// flagless reports whether the file is opened as Flag 0 says.
+func (o *Options) flagless() bool { return o.Flag == 0 && !o.ReadOnly }
+
 // openArgs returns with what to open the file first: with all but O_TRUNC.
 func (o *Options) openArgs() (flag int, perm fs.FileMode) {
-	if o.Flag == 0 {
+	if o.flagless() {
 		return os.O_RDWR, 0
 	}
 	return o.Flag &^ os.O_TRUNC, o.Perm

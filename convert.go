@@ -161,7 +161,7 @@ func (l *Flock) exchange(a *attempt, m Mode) error {
 		q.lock()
 		q.gate.Close()
 		q.unlock()
-		err = l.await(a, m)
+		err = l.await(a, m, false)
 	}
 	if l.opts.Mechanism == OFD {
 		if err == nil {

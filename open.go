@@ -106,6 +106,11 @@ func (l *Flock) open(a *attempt) (err error) {
 	if err == errBusy && !a.try {
 		d, err = l.openLeased(a)
 	}
+	if err == nil && l.opts.Fair {
+		if err = d.CanQueue(); err != nil {
+			d.Close()
+		}
+	}
 	switch err {
 	case nil:
 		l.desc = d

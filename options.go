@@ -126,6 +126,16 @@ type Options struct {
 	// BSD they must be zero, else Lock fails with [errors.ErrUnsupported].
 	Start, Length int64
 
+	// Fair has processes get the lock in the order in which they came, readers and
+	// writers alike, instead of as the kernel wakes them up: where a writer must not
+	// starve beside readers of other processes. Processes that do not ask for it exclude
+	// each other all the same, but do not stand in line. A process that is stopped while
+	// it waits holds up those behind it. Fair needs Linux, a local file system, Mechanism
+	// BSD and a file that is open for writing; else Lock fails with
+	// [errors.ErrUnsupported], as LockFile does. Other programs must not lock the whole
+	// file with fcntl(2). Convert does not stand in line.
+	Fair bool
+
 	// Poll bounds the intervals where Lock polls.
 	Poll Backoff
 
@@ -227,6 +237,10 @@ func (o *Options) check() error {
 		return sys.Unsupported("%v locks are reported by Holders only", o.Mechanism)
 	case o.Mechanism == BSD && (o.Start != 0 || o.Length != 0):
 		return sys.Unsupported("a byte range needs Mechanism OFD")
+	case o.Fair && o.Mechanism != BSD:
+		return sys.Unsupported("Fair needs Mechanism BSD")
+	case o.Fair && o.ReadOnly:
+		return sys.Unsupported("Fair needs the file open for writing")
 	case o.Start < 0 || o.Length < 0 || o.Start > math.MaxInt64-o.Length:
 		return fmt.Errorf("byte range %d+%d: %w", o.Start, o.Length, syscall.EINVAL)
 	case o.ReadOnly && o.Flag&(os.O_WRONLY|os.O_RDWR|os.O_CREATE|os.O_TRUNC|os.O_APPEND) != 0:

@@ -17,3 +17,8 @@ SEED ?= $(shell date +%s)
 .PHONY: stress
 stress:
 	cd verify && go test -run 'TestStress$$' -v -count=1 -timeout 0 . -seconds $(SECONDS) -seed $(SEED)
+
+# `make lint` says what is not well formed, in all modules, scripts and workflows.
+.PHONY: lint
+lint:
+	@scripts/lint

@@ -123,11 +123,14 @@ func (d *Descriptor) verify(path string) error {
 	if err == nil && id == d.ID {
 		return nil
 	}
-	if _, special := err.(*unsupportedError); err == nil || special || errors.Is(err, fs.ErrNotExist) ||
-		slices.ContainsFunc(gone, func(e error) bool { return errors.Is(err, e) }) {
+	if _, special := err.(*unsupportedError); err == nil || special || errors.Is(err, fs.ErrNotExist) || isGone(err) {
 		return ErrStale // another file, one that cannot be locked, or none
 	}
 	return err
+}
+
+func isGone(err error) bool {
+	return slices.ContainsFunc(gone, func(e error) bool { return errors.Is(err, e) })
 }
 
 // Identify identifies the file that path names, by all but its Handle.

@@ -103,8 +103,9 @@ func (d *Descriptor) Close() error {
 	return Close(d.fd)
 }
 
-// Same reports whether d and o are known to be of the same open file description.
-func (d *Descriptor) Same(o *Descriptor) (same bool) {
+// Same reports whether d and f are known to be of the same open file description.
+func (d *Descriptor) Same(f *os.File) (same bool) {
+	o := Descriptor{file: f, open: true}
 	d.control(func(a uintptr) error {
 		return o.control(func(b uintptr) error {
 			same = sameDescription(a, b)

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -76,7 +75,7 @@ var faults = []struct {
 	{unix.EOPNOTSUPP, true},
 }
 
-// Trap 18 as well: ENOLCK and its like end the wait, and are no timeout.
+// ENOLCK and its like end the wait, and are no timeout.
 func TestFaultsEndTheWait(t *testing.T) {
 	for _, f := range faults {
 		for _, when := range []string{"first", "kernel", "poll"} {
@@ -322,10 +321,10 @@ var _ = registerCommand("unlock-fails", func(args []string) error {
 	return nil
 })
 
-// Trap 17: over NFS flock(2) is a byte-range lock, for which an exclusive one needs
+// Over NFS flock(2) is a byte-range lock, for which an exclusive one needs
 // a file open for writing: EBADF, said clearly. (What such a file system does is
 // answered here; docs/semantics.md has the rest.)
-func TestTrap17ReadOnlyDescriptorOverNFS(t *testing.T) {
+func TestReadOnlyDescriptorOverNFS(t *testing.T) {
 	run(t, "nfs", []string{tempPath(t)})
 }
 
@@ -350,62 +349,4 @@ var _ = registerCommand("nfs", func(args []string) error {
 		return err
 	}
 	return l.Close()
-})
-
-// Trap 19: an os.File over a descriptor that is also closed by number closes, at its
-// collection, whatever has the number by then. One owner per descriptor: here, many
-// handles come and go, collected or closed, beside a file that must stay.
-func TestTrap19OneOwnerPerDescriptor(t *testing.T) {
-	run(t, "owners", []string{t.TempDir()})
-}
-
-var _ = registerCommand("owners", func(args []string) error {
-	dir := args[0]
-	for round := range 40 {
-		for i := range 10 {
-			l := flockctx.New(filepath.Join(dir, fmt.Sprint(i)), &flockctx.Options{Flag: os.O_RDWR | os.O_CREATE | os.O_TRUNC*(round%2)})
-			if err := l.Lock(context.Background()); err != nil {
-				return err
-			}
-			if i%2 == 0 {
-				l.File()
-			}
-			if i%3 == 0 {
-				if err := l.Unlock(); err != nil {
-					return err
-				}
-				continue // and is forgotten
-			}
-			if err := l.Close(); err != nil {
-				return err
-			}
-		}
-		// The numbers of the closed ones are taken by files that have other locks.
-		var held []*flockctx.Flock
-		for i := range 10 {
-			l, err := flockctx.TryLock(filepath.Join(dir, fmt.Sprint("held", i)), nil)
-			if err != nil {
-				return err
-			}
-			held = append(held, l)
-		}
-		collect()
-		for _, l := range held {
-			if _, err := l.File().Stat(); err != nil {
-				return fmt.Errorf("round %d: a descriptor in use was closed: %v", round, err)
-			}
-			fd, err := unix.Open(l.Name(), unix.O_RDWR|unix.O_CLOEXEC, 0)
-			if err != nil {
-				return err
-			}
-			if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != unix.EWOULDBLOCK {
-				return fmt.Errorf("round %d: a held lock is gone: %v", round, err)
-			}
-			unix.Close(fd)
-			if err := l.Close(); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 })

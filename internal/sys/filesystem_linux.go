@@ -75,7 +75,9 @@ var fileSystems = map[uint32]fileSystem{
 func fileSystemOf(fd uintptr) fileSystem {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(fd), &st); err != nil {
-		return fileSystem{name: "the file system"}
+		// A daemon that knows no statfs(2), or a filter that forbids it. What is not
+		// known of a file system is assumed to be as bad as it can be.
+		return fileSystem{"the file system", fuse}
 	}
 	magic := uint32(st.Type)
 	if f, ok := fileSystems[magic]; ok {

@@ -334,6 +334,26 @@ func TestSignalBeforeTheCall(t *testing.T) {
 	}
 }
 
+// A cancelled Lock returns when its sender of signals has: no goroutine is left, not even
+// for a moment.
+func TestSenderHasGoneWhenLockReturns(t *testing.T) {
+	path := tempPath(t)
+	hold(t, path)
+	for range 200 {
+		ctx, cancel := context.WithCancel(t.Context())
+		done := async(func() error {
+			_, err := flockctx.Lock(ctx, path, inKernel())
+			if n := goroutinesIn("interrupt.(*Call).Fire"); n > 0 {
+				t.Errorf("%d senders after the return", n)
+			}
+			return err
+		})
+		eventually(t, "it waits", func() bool { return flockctx.Blocked() == 1 })
+		cancel()
+		wantErr(t, soon(t, done, "Lock after cancel"), context.Canceled)
+	}
+}
+
 // clearRestart takes SA_RESTART off a signal's handler, as a C library may.
 func clearRestart(sig unix.Signal) error {
 	var act [32]uintptr // struct sigaction: the handler, the flags, and more

@@ -136,15 +136,3 @@ func wantNames(t testing.TB, dir string, want ...string) {
 		t.Fatalf("the directory has %q, want %q", names, want)
 	}
 }
-
-// eventually waits until cond is true.
-func eventually(t testing.TB, what string, cond func() bool) {
-	t.Helper()
-	limit := time.Now().Add(patience)
-	for !cond() {
-		if time.Now().After(limit) {
-			t.Fatalf("it never happened that %s", what)
-		}
-		time.Sleep(time.Millisecond)
-	}
-}

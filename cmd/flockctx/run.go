@@ -21,7 +21,7 @@ import (
 func (c *command) lockAndRun(ctx context.Context, o *options) int {
 	started := time.Now()
 	l := &lock{command: c, options: o, started: started}
-	code := exitOK
+	var code int
 	switch {
 	case !o.named:
 		code = l.descriptor(ctx)

@@ -280,8 +280,8 @@ func (s *suite) afterGrant(t *testing.T) {
 		if !ok || time.Until(first) <= 0 {
 			t.Errorf("Valid: %v, %v", first, ok)
 		}
-		for until := first; time.Since(begin) < s.traits.Cleanup+time.Second; {
-			if until, ok = h.Valid(); !ok || time.Until(until) <= 0 || c.Err() != nil {
+		for time.Since(begin) < s.traits.Cleanup+time.Second {
+			if until, ok := h.Valid(); !ok || time.Until(until) <= 0 || c.Err() != nil {
 				t.Fatalf("after %v: valid until %v, %v, %v", time.Since(begin), until, ok, context.Cause(c))
 			}
 			select {

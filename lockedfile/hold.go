@@ -261,44 +261,6 @@ func (t *target) unlock() (left bool) {
 	return t.marked && err != nil && !errors.Is(err, fs.ErrPermission)
 }
 
-// holdShared returns the file that path leads to, under a shared lock until release
-// is called.
-func holdShared(ctx context.Context, path string) (f *os.File, release func(), err error) {
-	if !lockItself {
-		return holdSharedMark(ctx, path)
-	}
-	l, err := lockFile(ctx, path, flockctx.Shared)
-	if err != nil {
-		return nil, nil, err
-	}
-	return l.File(), func() { l.Close() }, nil
-}
-
-// holdSharedMark is holdShared where the mark is locked. Where there is none, nobody
-// is writing, and a writer that begins now has not begun before.
-func holdSharedMark(ctx context.Context, path string) (f *os.File, release func(), err error) {
-	for range maxRaces {
-		t := &target{path: path}
-		if _, err = t.find(); err == nil {
-			t.lock, err = flockctx.Lock(ctx, t.inDir(t.mark), &flockctx.Options{Mode: flockctx.Shared, Flag: os.O_RDWR})
-			if errors.Is(err, fs.ErrNotExist) {
-				t.lock, err = nil, nil
-			}
-		}
-		if err == nil {
-			t.old, err = t.dir.Open(t.name)
-		}
-		if err == nil {
-			return t.old, t.release, nil
-		}
-		t.release()
-		if err != errRace {
-			return nil, nil, t.lockError(err)
-		}
-	}
-	return nil, nil, pathError("lock", path, errChanged)
-}
-
 // readOnly opens for reading, and creates nothing. (Zero, which O_RDONLY is, would be
 // flockctx's default; it sets this flag in any case.)
 const readOnly = os.O_RDONLY | syscall.O_CLOEXEC

@@ -24,6 +24,10 @@ import (
 // target). What cannot be removed, such as the files of others in a sticky directory,
 // stays: it is in nobody's way.
 func (t *target) note(name string) {
+	if !lockItself { // Windows, where few may make a symbolic link
+		t.sweep()
+		return
+	}
 	if t.old != nil && t.info.ModTime().Before(systemBegan()) {
 		t.sweep()
 	}

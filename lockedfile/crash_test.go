@@ -113,7 +113,7 @@ func TestCrash(t *testing.T) {
 	if testing.Short() {
 		updates = min(updates, 100)
 	}
-	life := 60 * time.Millisecond // of a worker, at most
+	life := 60 * time.Millisecond  // of a worker, at most
 	if runtime.GOOS == "windows" { // under wine all is slow
 		updates, life = min(updates, 30), time.Second
 	}

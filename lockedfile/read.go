@@ -15,11 +15,11 @@ import (
 //
 // If ctx ends first the error is a [*flockctx.BusyError] that matches ctx.Err().
 // Any other is an [*fs.PathError]; where there is no file it matches
-// [fs.ErrNotExist], and none is created. The file must be open to the caller for
-// reading, which is also what the lock needs.
+// [fs.ErrNotExist], and none is created.
 //
-// What Read returns was written as a whole. That its writer returned, so that it
-// survives a crash of the machine, is not certain: see docs/lockedfile.md.
+// What Read returns was written as a whole, and survives a crash of the machine, if a
+// writer of this package wrote it that was not killed, and got no [*DurabilityError],
+// between the rename and the sync of the directory.
 func Read(ctx context.Context, path string) ([]byte, error) {
 	f, release, err := holdShared(ctx, path)
 	if err != nil {

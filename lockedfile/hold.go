@@ -113,10 +113,10 @@ func (t *target) hold(ctx context.Context) error {
 
 // lockFile locks the file at path, which must be there. It is opened for reading only:
 // who may not write it may still replace it, and while somebody has a program open for
-// writing nobody can run it. Some network file systems lock no such file exclusively.
+// writing nobody can run it. A network file system may refuse to lock such a file.
 func lockFile(ctx context.Context, path string, mode flockctx.Mode) (*flockctx.Flock, error) {
 	l, err := flockctx.Lock(ctx, path, &flockctx.Options{Mode: mode, Flag: readOnly})
-	if errors.Is(err, syscall.EBADF) {
+	if pe, ok := err.(*fs.PathError); ok && pe.Op == "lock" && mode == flockctx.Exclusive {
 		return flockctx.Lock(ctx, path, &flockctx.Options{Mode: mode, Flag: os.O_RDWR})
 	}
 	return l, err

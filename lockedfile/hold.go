@@ -62,6 +62,10 @@ const maxRaces = 1000
 // hold locks the file that path leads to.
 func hold(ctx context.Context, path string) (*target, error) {
 	for range maxRaces {
+		if ctx.Err() != nil { // which wins over what the file system says
+			_, err := flockctx.Lock(ctx, path, nil)
+			return nil, err
+		}
 		t := &target{path: path}
 		err := t.hold(ctx)
 		if err == nil {

@@ -109,6 +109,7 @@ func TestDirectoryAtThePath(t *testing.T) {
 	if err == nil {
 		t.Fatal("read a directory")
 	}
+	wantPathOnce(t, err, path)
 	for _, path := range []string{path, path + string(os.PathSeparator), filepath.Join(path) + string(os.PathSeparator) + "."} {
 		err := lockedfile.Write(t.Context(), path, nil, 0o600)
 		wantErr(t, err, syscall.EISDIR)
@@ -221,6 +222,12 @@ func TestEndedContext(t *testing.T) {
 	}
 	wantContent(t, path, "old")
 	wantNames(t, dir, "file")
+	// Also over what is wrong with the path.
+	for _, path := range []string{dir, filepath.Join(dir, "missing", "file")} {
+		err := lockedfile.Write(ctx, path, nil, 0o600)
+		wantErr(t, err, context.Canceled)
+		wantPathOnce(t, err, path)
+	}
 }
 
 // Goroutines, of this process alone: no update is lost, from the first one on, which

@@ -12,7 +12,8 @@ import (
 const lockItself = true
 
 // publish gives the target's name to the file named name, of which info is, in one
-// step; the old name may stay. On an error the target is what it was; errChanged if that is not what was locked.
+// step; the other name may stay. On an error the target is what it was; errChanged if
+// that is not what was locked.
 func (t *target) publish(name string, info fs.FileInfo) error {
 	if err := t.unchanged(); err != nil {
 		return err

@@ -10,12 +10,13 @@ bench:
 	cd bench && go run . $(if $(QUICK),-quick -out quick,-out results)
 	cd bench && go run ./plot -dir $(if $(QUICK),quick,results)
 
-# `make stress` locks under faults for SECONDS seconds, drawn from SEED. What fails
-# says how to repeat it.
+# `make stress` updates a file 10,000 times in processes that are killed, and locks
+# under faults for SECONDS seconds, drawn from SEED. What fails says how to repeat it.
 SECONDS ?= 60
 SEED ?= $(shell date +%s)
 .PHONY: stress
 stress:
+	go test -run 'TestCrash$$' -v -count=1 -timeout 0 ./lockedfile -updates 10000 -seed $(SEED)
 	cd verify && go test -run 'TestStress$$' -v -count=1 -timeout 0 . -seconds $(SECONDS) -seed $(SEED)
 
 # `make lint` says what is not well formed, in all modules, scripts and workflows.

@@ -63,8 +63,12 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// countDescriptors returns how many this process has open, where the system tells.
+// countDescriptors returns how many this process has open, where the system tells. (What
+// wine shows at this path is not it.)
 func countDescriptors() int {
+	if runtime.GOOS != "linux" {
+		return 0
+	}
 	entries, _ := os.ReadDir("/proc/self/fd")
 	return len(entries)
 }

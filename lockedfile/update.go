@@ -1,30 +1,9 @@
 package lockedfile
 
 import (
-	"bytes"
 	"context"
 	"io/fs"
-	"os"
 )
-
-// Read returns the content of the file that path names, under a shared lock: it
-// waits, until ctx is done, for a writer that has the file locked.
-//
-// If ctx ends first the error is a [*flockctx.BusyError] that matches ctx.Err().
-// Any other is an [*fs.PathError]; where there is no file it matches
-// [fs.ErrNotExist], and none is created. The file must be open to the caller for
-// reading, which is also what the lock needs.
-//
-// What Read returns was written as a whole. That its writer returned, so that it
-// survives a crash of the machine, is not certain: see docs/lockedfile.md.
-func Read(ctx context.Context, path string) ([]byte, error) {
-	f, release, err := holdShared(ctx, path)
-	if err != nil {
-		return nil, err
-	}
-	defer release()
-	return content(path, f)
-}
 
 // Write replaces the content of the file that path names with data, under an
 // exclusive lock, or creates the file with perm (before umask). It is [Replace], a
@@ -88,18 +67,4 @@ func tryUpdate(ctx context.Context, path string, perm fs.FileMode, fn func(*targ
 		return err
 	}
 	return p.commit()
-}
-
-// content reads all of f, never nil.
-func content(path string, f *os.File) ([]byte, error) {
-	st, err := f.Stat()
-	if err != nil {
-		return nil, pathError("stat", path, err)
-	}
-	var b bytes.Buffer
-	b.Grow(int(st.Size()) + bytes.MinRead)
-	if _, err := b.ReadFrom(f); err != nil {
-		return nil, pathError("read", path, err)
-	}
-	return b.Bytes(), nil
 }

@@ -1,0 +1,76 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/flockctx/flockctx"
+)
+
+// wait waits for a lock that another process should hold, and says how that ended. A
+// wait that hangs ends with status 3.
+func wait(args []string) int {
+	o, timeout := &flockctx.Options{}, 300*time.Millisecond
+	for _, arg := range args[1:] {
+		switch arg {
+		case "auto":
+			o.Wait = flockctx.WaitAuto
+		case "block":
+			o.Wait = flockctx.WaitBlock
+		case "poll":
+			o.Wait = flockctx.WaitPoll
+		default:
+			d, err := time.ParseDuration(arg)
+			if err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				return 2
+			}
+			timeout = d
+		}
+	}
+	start := time.Now()
+	time.AfterFunc(timeout+*slack, func() {
+		fmt.Printf("HANG: Lock has not returned %v after its deadline\n", *slack)
+		time.AfterFunc(*hung, func() { os.Exit(3) })
+	})
+	_, err := lock(args[0], o, timeout)
+	late := time.Since(start) - timeout
+	fmt.Printf("returned after %v: %v\n", time.Since(start).Round(time.Millisecond), err)
+	switch {
+	case kindOf(err) != ended:
+		return 1
+	case late > *slack:
+		return 3
+	}
+	return 0
+}
+
+// hold holds the lock for a time, and says what it then learns of it.
+func hold(args []string) int {
+	d := time.Hour
+	if len(args) > 1 {
+		seconds, err := strconv.Atoi(args[1])
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 2
+		}
+		d = time.Duration(seconds) * time.Second
+	}
+	l, err := flockctx.Lock(context.Background(), args[0], nil)
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	fmt.Println("held")
+	time.Sleep(d)
+	fmt.Println("Locked:", l.Locked())
+	_, err = l.File().WriteAt([]byte("x"), 0)
+	fmt.Println("write:", err)
+	fmt.Println("sync:", l.File().Sync())
+	fmt.Println("Unlock:", l.Unlock())
+	fmt.Println("Close:", l.Close())
+	return 0
+}

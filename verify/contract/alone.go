@@ -74,3 +74,47 @@ func hold(args []string) int {
 	fmt.Println("Close:", l.Close())
 	return 0
 }
+
+// many has N goroutines wait at once, each for a file that another process holds, and
+// says how many threads that took. All must end with the deadline.
+func many(dir string, count string) int {
+	n, err := strconv.Atoi(count)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 2
+	}
+	p, err := startPeer()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 2
+	}
+	defer endPeer()
+	path := func(i int) string { return fmt.Sprintf("%s/many-%d-%d", dir, os.Getpid(), i) }
+	for i := range n {
+		if err := p.do(order{Do: "lock", Handle: path(i), Path: path(i)}); err != nil {
+			fmt.Println("the peer:", err)
+			return 1
+		}
+		defer os.Remove(path(i))
+	}
+	errs, start := make(chan error, n), time.Now()
+	for i := range n {
+		go func() {
+			_, err := lock(path(i), &exclusive, 2*time.Second)
+			errs <- err
+		}()
+	}
+	time.Sleep(time.Second)
+	threads, _ := os.ReadDir("/proc/self/task")
+	for range n {
+		if err := <-errs; kindOf(err) != ended {
+			fmt.Println(err)
+			return 1
+		}
+	}
+	fmt.Printf("%d waits with a deadline of 2 s: all ended by %v, %d threads\n", n, time.Since(start).Round(time.Millisecond), len(threads))
+	if time.Since(start) > 2*time.Second+*slack {
+		return 3
+	}
+	return 0
+}

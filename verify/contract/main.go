@@ -5,7 +5,8 @@
 //
 //	contract [flags] FOLDER                   runs the checks, with a peer that it starts
 //	contract wait PATH [auto|block|poll] [TIMEOUT]  waits for a lock and says how that ended
-//	contract hold PATH [TIME]                 holds a lock and says what became of it
+//	contract hold PATH [SECONDS]              holds a lock and says what became of it
+//	contract many FOLDER N                    N goroutines wait for as many locks of a peer
 //
 // It prints one line for each check: "ok", "FAIL", "known" (it fails, and was said to
 // with -known) or "none" (the environment has no such thing), and ends with status 1
@@ -15,9 +16,11 @@ package main
 import (
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"regexp"
 	"runtime"
+	"runtime/pprof"
 	"strings"
 	"sync"
 	"time"
@@ -31,6 +34,7 @@ var (
 	slack       = flag.Duration("slack", 3*time.Second, "how much later than its deadline a wait may return")
 	hung        = flag.Duration("hang", time.Minute, "a check that takes longer hangs")
 	stacks      = flag.Bool("stacks", false, "print the stacks of all goroutines when a check hangs")
+	profile     = flag.Bool("profile", false, "have a CPU profile running")
 	denied      = flag.String("deny", "", "system calls that are denied from then on: CALL,…=EPERM, ENOSYS or trap (Linux)")
 	serving     = flag.Bool("serve", false, "be the peer")
 )
@@ -43,6 +47,13 @@ func main() {
 			os.Exit(77)
 		}
 	}
+	if *profile {
+		if err := pprof.StartCPUProfile(io.Discard); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(2)
+		}
+		defer pprof.StopCPUProfile()
+	}
 	switch {
 	case *serving && flag.NArg() == 0:
 		serve()
@@ -50,6 +61,8 @@ func main() {
 		os.Exit(wait(flag.Args()[1:]))
 	case flag.Arg(0) == "hold" && flag.NArg() >= 2:
 		os.Exit(hold(flag.Args()[1:]))
+	case flag.Arg(0) == "many" && flag.NArg() == 3:
+		os.Exit(many(flag.Arg(1), flag.Arg(2)))
 	case flag.NArg() == 1:
 		os.Exit(runChecks(flag.Arg(0)))
 	default:

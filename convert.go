@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io/fs"
 	"syscall"
+
+	"github.com/flockctx/flockctx/internal/sys"
 )
 
 // Convert changes the mode of a held lock to m.
@@ -23,6 +25,8 @@ import (
 // and want it exclusive would wait for each other: the second one gets an error
 // at once. Two processes do wait for each other, until a ctx ends.
 func (l *Flock) Convert(ctx context.Context, m Mode) error {
+	a := newAttempt(ctx)
+	ended := ctx.Err() != nil
 	if m != Exclusive && m != Shared {
 		return pathError("convert", l.path, syscall.EINVAL)
 	}
@@ -35,13 +39,10 @@ func (l *Flock) Convert(ctx context.Context, m Mode) error {
 	case l.state != locked:
 		l.mu.Unlock()
 		return pathError("convert", l.path, ErrNotLocked)
-	}
-	a := &attempt{ctx: ctx}
-	if ctx.Err() != nil {
+	case ended:
 		l.mu.Unlock()
-		return l.failure("convert", m, a, errEnded)
-	}
-	if m == l.mode {
+		return l.failure("convert", m, &a, errEnded)
+	case m == l.mode:
 		l.mu.Unlock()
 		return nil
 	}
@@ -51,21 +52,21 @@ func (l *Flock) Convert(ctx context.Context, m Mode) error {
 
 	var err error
 	if m == Exclusive {
-		err = l.upgrade(a)
+		err = l.upgrade(&a)
 	} else {
-		err = l.downgrade(a)
+		err = l.downgrade(&a)
 	}
 	lost := errors.Is(err, ErrNotLocked)
 	if lost {
-		yieldAfter(l.leave(false))
+		yieldAfter(l.leaveGate(l.mode))
 	}
 	l.mu.Lock()
 	if lost {
-		if l.guard == nil {
+		if !l.guarded {
 			l.protect()
 		}
 		l.setState(unlocked)
-		l.pass()
+		l.passHandle()
 	} else {
 		if err == nil {
 			l.mode = m
@@ -74,7 +75,7 @@ func (l *Flock) Convert(ctx context.Context, m Mode) error {
 	}
 	l.mu.Unlock()
 	if err != nil {
-		return l.failure("convert", m, a, err)
+		return l.failure("convert", m, &a, err)
 	}
 	return nil
 }
@@ -82,22 +83,21 @@ func (l *Flock) Convert(ctx context.Context, m Mode) error {
 // upgrade makes a shared lock exclusive.
 func (l *Flock) upgrade(a *attempt) error {
 	q := l.q
-	q.mu.Lock()
-	if q.readers > 1 {
+	closed := l.closedFor(a)
+	q.lock()
+	if q.gate.Readers() > 1 {
+		q.unlock()
 		a.waits()
+		q.lock()
 	}
-	if err := q.beAlone(a.ctx, l.closedFor(a)); err != nil {
+	if err := q.gate.BeAlone(a.done, closed); err != nil {
 		return err
 	}
-	l.unlend()
 	err := l.exchange(a, Exclusive)
 	if err != nil {
-		if !errors.Is(err, ErrNotLocked) {
-			l.relend()
-		}
-		q.mu.Lock()
-		q.share()
-		q.mu.Unlock()
+		q.lock()
+		q.gate.Share()
+		q.unlock()
 	}
 	return err
 }
@@ -108,10 +108,9 @@ func (l *Flock) downgrade(a *attempt) error {
 	q.publish()
 	err := l.exchange(a, Shared)
 	if err == nil {
-		l.relend()
-		q.mu.Lock()
-		q.share()
-		q.mu.Unlock()
+		q.lock()
+		q.gate.Share()
+		q.unlock()
 	}
 	return err
 }
@@ -119,19 +118,16 @@ func (l *Flock) downgrade(a *attempt) error {
 // exchange asks the kernel to replace the held lock by one in mode m, alone in this
 // process. On an error the old lock is still held, or lost and a *lostError returned.
 func (l *Flock) exchange(a *attempt, m Mode) error {
-	r := l.request(opTry)
-	r.mode, r.convert = m, true
-	err := l.desc.lock(r)
+	r := l.request(sys.Try, m)
+	r.Convert = true
+	err := l.desc.Lock(r)
 	if err == errBusy {
 		a.waits()
 		q := l.q
-		q.mu.Lock()
-		q.kernel = true
-		q.mu.Unlock()
+		q.lock()
+		q.gate.Close()
+		q.unlock()
 		err = l.await(a, m)
-		q.mu.Lock()
-		q.kernel = false
-		q.mu.Unlock()
 	}
 	if l.opts.Mechanism == OFD {
 		if err == nil {
@@ -142,19 +138,16 @@ func (l *Flock) exchange(a *attempt, m Mode) error {
 	// flock(2): "converting a lock is not guaranteed to be atomic: the existing
 	// lock is first removed, and then a new lock is established."
 	if err != nil {
-		r.mode = 1 - m
-		if back := l.desc.lock(r); back != nil {
+		r.Shared = !r.Shared
+		if back := l.desc.Lock(r); back != nil {
 			return &lostError{err}
 		}
 	}
 	l.q.observe(false)
-	if verr := l.verify(l.path); verr != nil {
-		r.op = opUnlock
-		l.desc.lock(r)
-		if verr == errStale {
-			verr = errReplaced
-		}
-		return &lostError{verr}
+	// Where the path cannot be looked at any more, the lock is still one.
+	if !l.borrowed && l.desc.Verify(l.at) == errStale {
+		l.desc.Lock(l.request(sys.Unlock, m))
+		return &lostError{errReplaced}
 	}
 	return err
 }

@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"time"
+
+	"github.com/flockctx/flockctx/internal/gate"
+	"github.com/flockctx/flockctx/internal/sys"
 )
 
 var (
@@ -29,17 +32,27 @@ type BusyError struct {
 }
 
 func (e *BusyError) Error() string {
-	if e.Waited == 0 {
-		return fmt.Sprintf("flockctx: lock %s (%v): %v", e.Path, e.Mode, bare(e.Err))
+	how := ""
+	switch {
+	case e.Waited != 0:
+		how = fmt.Sprintf("gave up after %v: ", e.Waited)
+	case !errors.Is(e.Err, ErrLocked):
+		how = "the context had ended: "
 	}
-	return fmt.Sprintf("flockctx: lock %s (%v): gave up after %v: %v", e.Path, e.Mode, e.Waited, bare(e.Err))
+	return fmt.Sprintf("flockctx: lock %s (%v): %s%v", e.Path, e.Mode, how, bare(e.Err))
 }
 
 // Unwrap returns e.Err.
 func (e *BusyError) Unwrap() error { return e.Err }
 
-// Timeout reports whether a deadline ended the wait.
-func (e *BusyError) Timeout() bool { return errors.Is(e.Err, context.DeadlineExceeded) }
+// Timeout reports whether a deadline ended the wait, or had passed before.
+func (e *BusyError) Timeout() bool {
+	err := e.Err
+	if caused, ok := errors.AsType[*causedError](err); ok {
+		err = caused.err // a cause may be any error, also one of a deadline elsewhere
+	}
+	return errors.Is(err, context.DeadlineExceeded)
+}
 
 // bare returns err's text without this package's prefix, for use inside a message.
 func bare(err error) string {
@@ -50,16 +63,6 @@ func bare(err error) string {
 		return "not locked"
 	}
 	return err.Error()
-}
-
-// contextError returns an error for the end of ctx that matches both ctx.Err()
-// and its cause.
-func contextError(ctx context.Context) error {
-	err, cause := ctx.Err(), context.Cause(ctx)
-	if cause == nil || cause == err {
-		return err
-	}
-	return &causedError{err, cause}
 }
 
 // causedError is the end of a context that was given a cause.
@@ -74,26 +77,6 @@ type lostError struct{ err error }
 func (e *lostError) Error() string   { return "the lock is lost: " + e.err.Error() }
 func (e *lostError) Unwrap() []error { return []error{ErrNotLocked, e.err} }
 
-// unsupportedError says in its own words what cannot be locked. It matches
-// errors.ErrUnsupported and, where there is one, the system's error.
-type unsupportedError struct {
-	text string
-	err  error
-}
-
-func (e *unsupportedError) Error() string {
-	if e.err != nil {
-		return e.text + ": " + e.err.Error()
-	}
-	return e.text
-}
-func (e *unsupportedError) Is(target error) bool { return target == errors.ErrUnsupported }
-func (e *unsupportedError) Unwrap() error        { return e.err }
-
-func unsupported(format string, args ...any) error {
-	return &unsupportedError{text: fmt.Sprintf(format, args...)}
-}
-
 // pathError adds the operation and the path, unless err has them already.
 func pathError(op, path string, err error) error {
 	if pe, ok := err.(*fs.PathError); ok {
@@ -102,13 +85,10 @@ func pathError(op, path string, err error) error {
 	return &fs.PathError{Op: op, Path: path, Err: err}
 }
 
-// errBusy: a try-lock found the lock taken. errEnded: ctx is done. errInterrupted:
-// a system call was interrupted. errStale: the path names another file by now.
-// None of them leaves the package.
+// errBusy: a try-lock found the lock taken. errEnded: the context is done. errStale: the
+// path names another file by now. None of them leaves the package.
 var (
-	errBusy        = errors.New("busy")
-	errEnded       = errors.New("ended")
-	errInterrupted = errors.New("interrupted")
-	errStale       = errors.New("stale")
-	errUpgrade     = errors.New("another goroutine holds the lock shared and waits to make it exclusive: unlock one of the two")
+	errBusy  = sys.ErrBusy
+	errEnded = gate.ErrEnded
+	errStale = sys.ErrStale
 )

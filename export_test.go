@@ -1,42 +1,34 @@
 package flockctx
 
-import "context"
+import (
+	"context"
+	"time"
+
+	"github.com/flockctx/flockctx/internal/gate"
+	"github.com/flockctx/flockctx/internal/sys"
+)
 
 // Waiters returns how many goroutines of this process are parked for the lock of
 // path, behind a goroutine of this process.
-func Waiters(path string, m Mechanism) int {
-	id, err := sysIdentify(0, path)
+func Waiters(path string, m Mechanism) (n int) {
+	id, err := sys.Identify(path)
 	if err != nil {
 		return 0
 	}
-	s := shardOf(id)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	n := 0
-	for q := s.queues; q != nil; q = q.next {
-		if q.key.id != id || q.key.mechanism != m {
-			continue
+	eachQueue(func(q *queue) {
+		if q.key.id.Dev == id.Dev && q.key.id.Ino == id.Ino && q.key.mechanism == m {
+			q.gate.Waiting(func(gate.Mode, any) { n++ })
 		}
-		for w := q.head; w != nil; w = w.next {
-			n++
-		}
-		if q.upgrade != nil {
-			n++
-		}
-	}
+	})
 	return n
 }
 
 // HandleWaiters returns how many goroutines wait for the handle l itself.
-func HandleWaiters(l *Flock) int {
+func HandleWaiters(l *Flock) (n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	n := 0
-	if l.turn == nil {
-		return 0
-	}
-	for w := l.turn.head; w != nil; w = w.next {
-		n++
+	if l.turn != nil {
+		l.turn.Waiting(func(gate.Mode, any) { n++ })
 	}
 	return n
 }
@@ -44,56 +36,70 @@ func HandleWaiters(l *Flock) int {
 // Pollers returns how many goroutines poll.
 func Pollers() int { return int(pollers.Load()) }
 
-// Queues returns how many locks of files this process has open.
-func Queues() int {
-	n := 0
+// Blocked returns how many goroutines wait in the kernel, or are about to.
+func Blocked() int { return int(blocked.Load()) }
+
+// MaxBlocked returns how many may.
+func MaxBlocked() int { return int(maxBlocked()) }
+
+// WaitingOutside returns how many goroutines wait for another process, in the
+// kernel or by polling.
+func WaitingOutside() int { return Pollers() + Blocked() }
+
+func eachQueue(fn func(*queue)) {
 	for i := range shards {
 		shards[i].mu.Lock()
 		for q := shards[i].queues; q != nil; q = q.next {
-			n++
+			fn(q)
 		}
 		shards[i].mu.Unlock()
 	}
+}
+
+// Queues returns how many locks of files this process has open.
+func Queues() (n int) {
+	eachQueue(func(*queue) { n++ })
 	return n
 }
 
 // CloseHolders closes every handle that holds a lock.
 func CloseHolders() {
 	var all []*Flock
-	for i := range shards {
-		shards[i].mu.Lock()
-		for q := shards[i].queues; q != nil; q = q.next {
-			for l := q.holders; l != nil; l = l.nextHolder {
-				all = append(all, l)
-			}
+	eachQueue(func(q *queue) {
+		for l := q.holders; l != nil; l = l.nextHolder {
+			all = append(all, l)
 		}
-		shards[i].mu.Unlock()
-	}
+	})
 	for _, l := range all {
 		l.Close()
 	}
 }
 
-// WaitingOutside returns how many goroutines wait for another process, in the
-// kernel or by polling.
-func WaitingOutside() int { return Pollers() + Blocked() }
-
 // PretendOpening makes it look as if as many files were being opened as may be at
 // once, until the func that it returns is called.
 func PretendOpening() (done func()) {
-	opening.Add(maxOpening)
-	return func() { opening.Add(-maxOpening) }
+	b := currentBatch()
+	b.n.Add(maxOpening)
+	return func() { b.n.Add(-maxOpening) }
 }
+
+// OpenPatience is how long others wait for those.
+const OpenPatience = openPatience
 
 // Key returns what tells the locks of files apart.
-func Key(dev, ino uint64) any { return queueKey{id: fileID{dev: dev, ino: ino}} }
+func Key(dev, ino uint64) any { return queueKey{id: sys.FileID{Dev: dev, Ino: ino}} }
 
-// NewBackoff returns a backoff like that of a Lock that polls.
-func NewBackoff(b Backoff) exportedBackoff { return exportedBackoff{newBackoff(b)} }
+// ExportedBackoff is a backoff like that of a Lock that polls.
+type ExportedBackoff struct{ b *backoff }
 
-type exportedBackoff struct{ b *backoff }
+func NewBackoff(b Backoff) ExportedBackoff { return ExportedBackoff{newBackoff(b)} }
 
-func (e exportedBackoff) Sleep(ctx context.Context, closed <-chan struct{}) error {
-	return e.b.sleep(ctx, closed)
+func (e ExportedBackoff) Sleep(ctx context.Context, closed <-chan struct{}) error {
+	a := newAttempt(ctx)
+	a.waits()
+	return e.b.sleep(&a, closed, nil)
 }
-func (e exportedBackoff) Stop() { e.b.stop() }
+func (e ExportedBackoff) Stop() { e.b.stop() }
+
+// GiveWayAfter is how soon a process whose goroutines keep the lock leaves it alone.
+const GiveWayAfter time.Duration = minPatience

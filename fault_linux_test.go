@@ -193,33 +193,82 @@ var _ = registerCommand("no-ofd", func(args []string) error {
 	return nil
 })
 
-// Where no signal can interrupt a wait (in a c-archive, whose host owns all handlers),
-// WaitBlock says so, and WaitAuto polls.
+// Where nothing can end a wait in the kernel it is not begun: Lock polls, whatever its
+// Wait says, and keeps its deadline. Sandboxes forbid the calls in these ways.
 func TestNoUsableSignal(t *testing.T) {
-	run(t, "no-signal", []string{tempPath(t)})
+	for name, nr := range map[string]int{"rt_sigaction": unix.SYS_RT_SIGACTION, "tgkill": unix.SYS_TGKILL,
+		"ppoll": unix.SYS_PPOLL} {
+		for _, errno := range []unix.Errno{unix.EPERM, unix.ENOSYS, unix.EAGAIN, unix.EINVAL} {
+			t.Run(name+","+errno.Error(), func(t *testing.T) {
+				run(t, "no-signal", []string{tempPath(t), strconv.Itoa(nr), strconv.Itoa(int(errno))})
+			})
+		}
+	}
 }
 
 var _ = registerCommand("no-signal", func(args []string) error {
 	path := args[0]
-	if err := answer(unix.SYS_RT_SIGACTION, 0, unix.EPERM); err != nil {
-		return err
-	}
+	nr, _ := strconv.Atoi(args[1])
+	errno, _ := strconv.Atoi(args[2])
 	release, err := holdRaw(path)
 	if err != nil {
 		return err
 	}
 	defer release()
-	_, err = flockctx.Lock(context.Background(), path, inKernel())
-	if pathErr, ok := err.(*fs.PathError); !ok || pathErr.Path != path || !errors.Is(err, errors.ErrUnsupported) {
-		return fmt.Errorf("WaitBlock: %v (%T), want an *fs.PathError that matches ErrUnsupported", err, err)
+	if err := answer(uintptr(nr), 0, unix.Errno(errno)); err != nil {
+		return err
+	}
+	for _, wait := range waits {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Millisecond)
+		_, err = flockctx.Lock(ctx, path, &flockctx.Options{Wait: wait})
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) {
+			return fmt.Errorf("%v: %v", wait, err)
+		}
 	}
 	done := make(chan error, 1)
-	go func() { _, err := flockctx.Lock(context.Background(), path, nil); done <- err }()
+	go func() { _, err := flockctx.Lock(context.Background(), path, inKernel()); done <- err }()
 	if err := waitUntil("it polls", func() bool { return flockctx.Pollers() == 1 && flockctx.Blocked() == 0 }); err != nil {
 		return err
 	}
 	release()
 	return <-done
+})
+
+// A filter that comes while a wait is under way keeps the signal from being sent: later
+// waits poll, and this one ends as soon as the signal is let through again or the lock
+// comes.
+func TestSignalForbiddenDuringTheWait(t *testing.T) {
+	run(t, "forbidden", []string{tempPath(t)})
+}
+
+var _ = registerCommand("forbidden", func(args []string) error {
+	release, err := holdRaw(args[0])
+	if err != nil {
+		return err
+	}
+	defer release()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { _, err := flockctx.Lock(ctx, args[0], inKernel()); done <- err }()
+	if err := waitUntil("it waits", func() bool { return flockctx.Blocked() == 1 }); err != nil {
+		return err
+	}
+	time.Sleep(5 * time.Millisecond) // into the call
+	if err := answer(unix.SYS_TGKILL, 0, unix.EPERM); err != nil {
+		return err
+	}
+	cancel()
+	time.Sleep(20 * time.Millisecond)
+	if err := interrupted(filepath.Join(filepath.Dir(args[0]), "other"), 2); err != nil {
+		return fmt.Errorf("a later wait: %v", err)
+	}
+	release()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
 })
 
 // The same answer as in TestFileOfSomebodyElseInAStickyDirectory, on systems that do
@@ -258,10 +307,9 @@ var _ = registerCommand("unlock-fails", func(args []string) error {
 		return err
 	}
 	for range 2 {
-		for name, err := range map[string]error{"Unlock": l.Unlock(), "Close": l.Close()} {
-			if pathErr, ok := err.(*fs.PathError); !ok || pathErr.Op != "unlock" || pathErr.Path != path || !errors.Is(err, unix.EIO) {
-				return fmt.Errorf("%s: %v (%T)", name, err, err)
-			}
+		err := l.Unlock()
+		if pathErr, ok := err.(*fs.PathError); !ok || pathErr.Op != "unlock" || pathErr.Path != path || !errors.Is(err, unix.EIO) {
+			return fmt.Errorf("Unlock: %v (%T)", err, err)
 		}
 		if !l.Locked() {
 			return errors.New("not locked after an Unlock that failed")
@@ -274,6 +322,21 @@ var _ = registerCommand("unlock-fails", func(args []string) error {
 	case err := <-waiting:
 		return fmt.Errorf("the waiter: %v", err)
 	default:
+	}
+	// Close says what failed, and the lock goes with the file.
+	err := l.Close()
+	if pathErr, ok := err.(*fs.PathError); !ok || pathErr.Op != "unlock" || pathErr.Path != path || !errors.Is(err, unix.EIO) {
+		return fmt.Errorf("Close: %v (%T)", err, err)
+	}
+	if err := <-waiting; !errors.Is(err, fs.ErrClosed) {
+		return fmt.Errorf("the waiter after Close: %v", err)
+	}
+	free, err := flockctx.TryLock(path, nil)
+	if err != nil {
+		return fmt.Errorf("after Close: %v", err)
+	}
+	if err := free.Close(); !errors.Is(err, unix.EIO) {
+		return err
 	}
 	return nil
 })

@@ -52,24 +52,35 @@ func TestLockFile(t *testing.T) {
 	}
 }
 
-// Two shared handles on one open file have one lock in the kernel.
+// The kernel has one lock for an open file: a second handle that would share it, and
+// release it for both, is refused, also through a duplicate of the descriptor.
 func TestLockFileSharedTwice(t *testing.T) {
-	path := tempPath(t)
-	f, err := os.Create(path)
-	must(t, err)
-	defer f.Close()
-	o := &flockctx.Options{Mode: flockctx.Shared}
-	a, err := flockctx.LockFile(t.Context(), f, o)
-	must(t, err)
-	b, err := flockctx.LockFile(t.Context(), f, o)
-	must(t, err)
-	other := startAgent(t, path, flockctx.Options{})
-	must(t, a.Close())
-	if s := other.do("trylock"); s != "locked" {
-		t.Errorf("while one of two handles holds the lock, another process: %s", s)
+	for _, mechanism := range mechanisms() {
+		path := tempPath(t)
+		f, err := os.Create(path)
+		must(t, err)
+		defer f.Close()
+		o := &flockctx.Options{Mode: flockctx.Shared, Mechanism: mechanism}
+		a, err := flockctx.LockFile(t.Context(), f, o)
+		must(t, err)
+		_, err = flockctx.TryLockFile(f, o)
+		wantErr(t, err, errors.ErrUnsupported)
+		_, err = flockctx.LockFile(t.Context(), f, o)
+		wantErr(t, err, errors.ErrUnsupported)
+		// Another open file is another lock.
+		g, err := os.Open(path)
+		must(t, err)
+		defer g.Close()
+		b, err := flockctx.LockFile(t.Context(), g, o)
+		must(t, err)
+		other := startAgent(t, path, flockctx.Options{Mechanism: mechanism})
+		must(t, a.Close())
+		if s := other.do("trylock"); s != "locked" {
+			t.Errorf("while one of two handles holds the lock, another process: %s", s)
+		}
+		must(t, b.Close())
+		other.must("trylock")
 	}
-	must(t, b.Close())
-	other.must("trylock")
 }
 
 func TestClosingTheCallersFileReleasesItsLock(t *testing.T) {
@@ -184,7 +195,7 @@ func TestFile(t *testing.T) {
 	}
 }
 
-// A shared borrowed handle that had to wait for another process counts as well.
+// The same where both had to wait for another process: one has the lock, and keeps it.
 func TestLockFileSharedAfterWaiting(t *testing.T) {
 	for _, wait := range waits {
 		path := tempPath(t)
@@ -193,18 +204,20 @@ func TestLockFileSharedAfterWaiting(t *testing.T) {
 		must(t, err)
 		defer f.Close()
 		o := &flockctx.Options{Mode: flockctx.Shared, Wait: wait}
-		first := async(func() error { _, err := flockctx.LockFile(t.Context(), f, o); return err })
-		var l *flockctx.Flock
-		waiting := async(func() error { var err error; l, err = flockctx.LockFile(t.Context(), f, o); return err })
+		lock := func() error { _, err := flockctx.LockFile(t.Context(), f, o); return err }
+		first, second := async(lock), async(lock)
 		eventually(t, "one waits for the other process", func() bool {
 			return flockctx.WaitingOutside() == 1 && flockctx.Waiters(path, flockctx.BSD) == 1
 		})
 		holder.must("unlock")
-		must(t, soon(t, first, "LockFile"))
-		must(t, soon(t, waiting, "LockFile"))
-		must(t, l.Close())
+		a, b := soon(t, first, "LockFile"), soon(t, second, "LockFile")
+		if a == nil {
+			a, b = b, a
+		}
+		must(t, b)
+		wantErr(t, a, errors.ErrUnsupported)
 		if s := holder.do("trylock"); s != "locked" {
-			t.Errorf("while one of two handles holds the lock, another process: %s", s)
+			t.Errorf("while one of the two holds the lock, another process: %s", s)
 		}
 		flockctx.CloseHolders()
 		holder.must("trylock")

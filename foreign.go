@@ -2,130 +2,272 @@ package flockctx
 
 import (
 	"errors"
+	"io/fs"
+	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/flockctx/flockctx/internal/gate"
+	"github.com/flockctx/flockctx/internal/interrupt"
+	"github.com/flockctx/flockctx/internal/sys"
 )
+
+// An outsider is the goroutine inside a gate that waits for another process, for itself
+// and for those that wait behind it: in the way that is right for the strictest of them.
+type outsider struct {
+	local bool          // the file is on a file system that answers an interrupt at once
+	hurry chan struct{} // capacity 1; a token says: somebody came that cannot wait so long
+
+	// Guarded by the mutex of the queue.
+	blocks bool            // it waits in the kernel, or is about to
+	leave  bool            // it is to leave the kernel, for somebody who wants to poll
+	call   *interrupt.Call // the wait in the kernel
+	next   int64           // nanotime of its next try, where it polls
+}
+
+// A need is how to wait for another process.
+type need struct {
+	block bool // in the kernel; else by polling
+	poll  Backoff
+}
+
+// blocks reports whether s wants to wait in the kernel.
+func (s *settings) blocks(local bool) bool {
+	return s.Wait == WaitBlock || s.Wait == WaitAuto && local
+}
+
+// need returns what is right for a goroutine inside with settings s, and for all that
+// wait behind it. On a local file system a wait in the kernel serves everybody: it ends
+// with the lock's release and with the context. Elsewhere it may hang, so polling serves
+// everybody, unless all of them have asked to block. The mutex is held.
+func (q *queue) need(s *settings, local bool) need {
+	n := need{s.blocks(local), s.Poll}
+	q.gate.Waiting(func(_ gate.Mode, tag any) {
+		w, ok := tag.(*settings)
+		if !ok {
+			return
+		}
+		if local {
+			n.block = n.block || w.blocks(local)
+		} else {
+			n.block = n.block && w.blocks(local)
+		}
+		n.poll.Min, n.poll.Max = min(n.poll.Min, w.Poll.Min), min(n.poll.Max, w.Poll.Max)
+	})
+	return n
+}
+
+// joinWaiters tells the outsider, if there is one, that somebody with settings s is
+// about to wait behind it. The mutex is held.
+func (q *queue) joinWaiters(s *settings) {
+	o := q.outsider
+	if o == nil {
+		return
+	}
+	switch block := s.blocks(o.local); {
+	case o.blocks && !block && !o.local:
+		o.leave = true
+		if o.call != nil {
+			go o.call.Fire() // which returns when the outsider has left the kernel
+		}
+	case !o.blocks && (block && o.local || o.next-nanotime() > int64(s.Poll.Min)):
+		select {
+		case o.hurry <- struct{}{}:
+		default:
+		}
+	}
+}
 
 // waitForeign waits for a lock that another process holds. It reports whether the
 // goroutine is still inside the gate.
 func (l *Flock) waitForeign(a *attempt, m Mode) (inside bool, err error) {
 	q := l.q
 	for {
-		q.mu.Lock()
-		if !q.kernel {
-			q.kernel = true
-			q.mu.Unlock()
-			break
+		q.lock()
+		if q.gate.Close() {
+			q.unlock()
+			return true, l.await(a, m)
 		}
+		q.unlock()
 		// Readers of this process were let in together; one of them waits.
+		closed := l.closedFor(a)
+		q.lock()
 		q.removeHolder(l)
-		if err := q.retreat(a.ctx, l.closedFor(a), m); err != nil {
+		q.joinWaiters(l.opts)
+		if err := q.gate.Retreat(a.done, closed, gate.Mode(m), l.opts); err != nil {
 			return false, err
 		}
-		q.mu.Lock()
+		q.lock()
 		q.addHolder(l)
-		q.mu.Unlock()
-		if err := l.take(m); err != errBusy {
+		q.unlock()
+		if err := l.desc.Lock(l.request(sys.Try, m)); err != errBusy {
 			return true, err
 		}
 	}
-	shares := l.borrowed && m == Shared
-	if shares {
-		l.expectLoan()
-	}
-	err = l.await(a, m)
-	if shares {
-		l.stopExpecting(err)
-	}
-	q.mu.Lock()
-	q.kernel = false
-	if err == nil {
-		q.dispatch(nanotime())
-	}
-	q.mu.Unlock()
-	return true, err
 }
 
-// maxBlocked bounds the goroutines that wait in the kernel, each of which takes a
-// thread, and the runtime keeps it: some 30 KiB. A Go program dies at 10,000 threads.
-const maxBlocked = 64
-
-var blocked atomic.Int32
-
-// errMustPoll: it turned out that this wait cannot be in the kernel.
-var errMustPoll = errors.New("must poll")
-
-// await waits for another process, in the kernel or by polling.
+// await waits for another process, in the kernel or by polling, with the gate closed,
+// which it opens in the end.
 func (l *Flock) await(a *attempt, m Mode) error {
-	var block bool
-	switch l.opts.Wait {
-	case WaitAuto:
-		q := l.q // the one who waits for its process, so alone with q.local
-		if q.local == unknown {
-			q.local = remote
-			if l.desc.isLocal() {
-				q.local = local
-			}
-		}
-		block = q.local == local
-	case WaitBlock:
-		if !canBlock() {
-			return unsupported("this system cannot interrupt a wait in the kernel")
-		}
-		block = true
+	q := l.q
+	o := &outsider{local: l.desc.IsLocal(), hurry: make(chan struct{}, 1)}
+	closed := l.closedFor(a)
+	q.lock()
+	q.outsider = o
+	q.unlock()
+	err := l.awaitAs(o, a, closed, m)
+	q.lock()
+	q.outsider = nil
+	q.gate.Open()
+	q.unlock()
+	if err != nil && err != fs.ErrClosed && a.isDone() {
+		err = errEnded // whatever the system says of a wait that was to end
 	}
+	return err
+}
+
+func (l *Flock) awaitAs(o *outsider, a *attempt, closed <-chan struct{}, m Mode) error {
+	q := l.q
+	possible := true
 	var b *backoff
 	for {
-		if block && blocked.Add(1) <= maxBlocked {
-			err := l.block(a, m)
+		q.lock()
+		n := q.need(l.opts, o.local)
+		o.blocks = n.block && possible && reserveBlocked()
+		o.leave = false
+		q.unlock()
+		if o.blocks {
+			err := l.block(o, a, m)
 			blocked.Add(-1)
-			if err != errMustPoll {
-				if err == nil && l.borrowed && m == Shared {
-					l.noteLent()
-				}
+			switch err {
+			case interrupt.ErrImpossible:
+				possible = false
+			case errLeft:
+			default:
 				return err
 			}
-		} else if block {
-			blocked.Add(-1)
+			continue
 		}
 		if b == nil {
-			b = newBackoff(l.opts.Poll)
+			b = newBackoff(n.poll)
 		} else {
 			b.start()
 		}
-		err := b.sleep(a.ctx, l.closedFor(a))
+		b.hasten(n.poll)
+		err := b.sleep(a, closed, func(next int64) <-chan struct{} {
+			q.lock()
+			o.next = next
+			q.unlock()
+			return o.hurry
+		})
 		b.stop()
+		if err == errHurried {
+			continue
+		}
 		if err != nil {
 			return err
 		}
-		if err := l.take(m); err != errBusy {
+		if err := l.desc.Lock(l.request(sys.Try, m)); err != errBusy {
 			return err
 		}
 	}
 }
+
+// errLeft: the wait in the kernel was given up for somebody behind who wants to poll.
+var errLeft = errors.New("left")
+
+// block waits in the kernel for the lock in mode m. It returns nil, errEnded,
+// fs.ErrClosed, errLeft, interrupt.ErrImpossible, or the system's error. Nil may come
+// together with the end of the context or a Close, which the caller looks for.
+func (l *Flock) block(o *outsider, a *attempt, m Mode) error {
+	call, free, err := l.desc.NewCall()
+	if err != nil {
+		return err
+	}
+	defer free()
+	if err := l.beginWait(call); err != nil {
+		return err
+	}
+	l.q.lock()
+	leave := o.leave
+	o.call = call
+	l.q.unlock()
+	err = errLeft
+	if !leave {
+		stop := a.onEnd(call.Fire)
+		err = l.desc.Wait(call, l.request(sys.Try, m))
+		// No goroutine is left behind. To wait for one that is locked to its thread
+		// takes two switches of threads: so this one is not any more.
+		stop()
+	}
+	l.q.lock()
+	o.call = nil
+	l.q.unlock()
+	switch closing := l.endWait(); {
+	case err != interrupt.ErrInterrupted:
+		return err
+	case closing:
+		return fs.ErrClosed
+	case a.isDone():
+		return errEnded
+	}
+	return errLeft
+}
+
+// blocked counts the goroutines that wait in the kernel, each of which takes a thread,
+// and the runtime keeps it: some 30 KiB. A Go program dies at 10,000 threads, and
+// earlier where it may not have so many: so they are a few, see sys.MaxThreads.
+var blocked atomic.Int32
+
+var maxBlocked = sync.OnceValue(func() int32 { return int32(min(64, sys.MaxThreads()/4)) })
+
+// reserveBlocked counts one more, unless there are enough.
+func reserveBlocked() bool {
+	if blocked.Add(1) <= maxBlocked() {
+		return true
+	}
+	blocked.Add(-1)
+	return false
+}
+
+// A process whose goroutines hand the lock to each other without a break would leave
+// others, which the kernel wakes too late, with nothing. So after minPatience to
+// maxPatience it leaves the lock alone for 1/giveWayShare of that: often where another
+// process takes it then, rarely (and for longer, in case the other one was too slow)
+// where none does.
+const (
+	minPatience  = 8 * time.Millisecond
+	maxPatience  = 128 * time.Millisecond
+	giveWayShare = 100
+)
 
 // giveWay leaves the lock to other processes for a moment, if this one has kept it
 // long enough, and reports whether it did.
 func (l *Flock) giveWay(a *attempt) bool {
-	q, now := l.q, nanotime()
-	q.mu.Lock()
-	patience := max(q.patience, int64(minPatience))
-	q.mu.Unlock()
-	a.gate.mu.Lock()
-	due := now-a.gate.busySince >= patience
-	if due {
-		a.gate.busySince = now
-	}
-	a.gate.mu.Unlock()
-	if !due {
+	l.q.lock()
+	patience := max(l.q.patience, int64(minPatience))
+	l.q.unlock()
+	if !a.gate.BusyFor(time.Duration(patience)) {
 		return false
 	}
 	timer := time.NewTimer(time.Duration(patience / giveWayShare))
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-	case <-a.ctx.Done():
+	case <-a.done:
 	case <-l.closedFor(a):
 	}
 	return true
+}
+
+// adjustPatience sets when to give way next, after another process took the lock or did
+// not.
+func (q *queue) adjustPatience(taken bool) {
+	q.lock()
+	defer q.unlock()
+	if taken {
+		q.patience = int64(minPatience)
+	} else {
+		q.patience = min(2*max(q.patience, int64(minPatience)), int64(maxPatience))
+	}
 }

@@ -1,11 +1,15 @@
 package flockctx
 
 import (
-	"context"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"runtime"
 	"sync"
+
+	"github.com/flockctx/flockctx/internal/gate"
+	"github.com/flockctx/flockctx/internal/interrupt"
+	"github.com/flockctx/flockctx/internal/sys"
 )
 
 type state uint8
@@ -18,6 +22,22 @@ const (
 	converting
 )
 
+// absolute returns what path means now, whatever becomes of the working directory.
+func absolute(path string) (string, error) {
+	if filepath.IsAbs(path) || path == "" {
+		return path, nil
+	}
+	if runtime.GOOS == "windows" {
+		return filepath.Abs(path)
+	}
+	// Not filepath.Abs: without "..", the path behind a symbolic link is another one.
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	return dir + string(filepath.Separator) + path, nil
+}
+
 // shut keeps goroutines from using the handle and throws out those that wait on
 // it. l.mu is held, and released for a moment where one of them is in the kernel.
 func (l *Flock) shut() {
@@ -28,44 +48,30 @@ func (l *Flock) shut() {
 	if l.closed != nil {
 		close(l.closed)
 	}
-	if in := l.intr; in != nil {
+	if call := l.call; call != nil {
 		l.mu.Unlock()
-		in.fire()
+		call.Fire()
 		l.mu.Lock()
 	}
 }
 
-// beginWait makes in the way for Close to end the wait in the kernel that begins.
-func (l *Flock) beginWait(in *interrupt) error {
+// beginWait makes call the way for Close to end the wait in the kernel that begins.
+func (l *Flock) beginWait(call *interrupt.Call) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closing {
 		return fs.ErrClosed
 	}
-	l.intr = in
+	l.call = call
 	return nil
 }
 
-// endWait ends that, and says who interrupted the wait where err is errInterrupted.
-func (l *Flock) endWait(err error) error {
+// endWait ends that, and reports whether Close has begun.
+func (l *Flock) endWait() (closing bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.intr = nil
-	switch {
-	case err != errInterrupted:
-		return err
-	case l.closing:
-		return fs.ErrClosed
-	}
-	return errEnded
-}
-
-// reopenDoor undoes shut. l.mu is held. Without a shut, l.closed stays: goroutines
-// may wait on it.
-func (l *Flock) reopenDoor() {
-	if l.closing {
-		l.closing, l.closed = false, nil
-	}
+	l.call = nil
+	return l.closing
 }
 
 // closedFor returns a channel that Close closes, or nil where it cannot be called.
@@ -75,10 +81,11 @@ func (l *Flock) closedFor(a *attempt) <-chan struct{} {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.closedChanLocked()
+	return l.closedChan()
 }
 
-func (l *Flock) closedChanLocked() <-chan struct{} {
+// closedChan is closedFor with l.mu held.
+func (l *Flock) closedChan() <-chan struct{} {
 	if l.closed == nil {
 		l.closed = make(chan struct{})
 		if l.closing {
@@ -112,25 +119,15 @@ func (l *Flock) awaitChange() {
 // setState ends such a change. l.mu is held.
 func (l *Flock) setState(s state) {
 	l.state = s
-	l.dropClosed()
 	if l.changed != nil {
 		l.changed.Broadcast()
-	}
-}
-
-// dropClosed drops l.closed if nobody waits on it, neither for the handle nor in a
-// change of its state: a channel that was made in a testing/synctest bubble must not be
-// touched by those who use the handle outside. l.mu is held.
-func (l *Flock) dropClosed() {
-	if l.closed != nil && (l.state == locked || l.state == unlocked) && (l.turn == nil || l.turn.head == nil) {
-		l.closed = nil
 	}
 }
 
 // claim takes the handle for a goroutine if that needs no waiting. l.mu is held.
 func (l *Flock) claim() bool {
 	if l.turn != nil {
-		return l.turn.tryEnter(Exclusive)
+		return l.turn.TryEnter(gate.Writer)
 	}
 	if l.taken {
 		return false
@@ -140,24 +137,22 @@ func (l *Flock) claim() bool {
 }
 
 // claimWait waits for the handle. l.mu is held, and released on return.
-func (l *Flock) claimWait(ctx context.Context) error {
+func (l *Flock) claimWait(a *attempt) error {
 	if l.turn == nil {
-		l.turn = &gate{mu: &l.mu, writer: l.taken}
+		l.turn = new(gate.Gate)
+		l.turn.Init(&l.mu, 0)
+		if l.taken {
+			l.turn.TryEnter(gate.Writer)
+		}
 	}
-	err := l.turn.enter(ctx, l.closedChanLocked(), Exclusive)
-	if err != nil {
-		l.mu.Lock()
-		l.dropClosed()
-		l.mu.Unlock()
-	}
-	return err
+	return l.turn.Enter(a.done, l.closedChan(), gate.Writer, nil)
 }
 
-// pass gives the handle to the next goroutine. l.mu is held. It reports whether
+// passHandle gives the handle to the next goroutine. l.mu is held. It reports whether
 // there was one.
-func (l *Flock) pass() (handed bool) {
+func (l *Flock) passHandle() (handed bool) {
 	if l.turn != nil {
-		return l.turn.leave(Exclusive)
+		return l.turn.Leave(gate.Writer)
 	}
 	l.taken = false
 	return false
@@ -166,43 +161,43 @@ func (l *Flock) pass() (handed bool) {
 // makeFile returns the handle's os.File, which it makes if there is a descriptor
 // but no os.File yet. l.mu is held, and no other goroutine owns l.desc.
 func (l *Flock) makeFile() *os.File {
-	if l.desc.file == nil && l.q != nil {
-		l.desc.file = sysFile(l.desc.fd, l.path)
-		if l.guard != nil {
+	if _, bare := l.desc.Bare(); bare {
+		l.desc.File(l.path)
+		if l.guarded {
 			l.protect()
 		}
 	}
-	return l.desc.file
+	return l.desc.File(l.path)
 }
 
-// A guard gives back what an unlocked, forgotten handle has open.
-type guard struct{ cleanup runtime.Cleanup }
-
-// orphan is what remains of such a handle. An os.File closes itself.
+// orphan is what remains of an unlocked handle that the program forgot. An os.File
+// closes itself.
 type orphan struct {
-	q  *queue
-	fd uintptr
-	// bare: fd belongs to no os.File
-	bare bool
+	q    *queue
+	fd   uintptr
+	bare bool // fd belongs to no os.File
 }
 
-// protect sets l.guard for an unlocked handle with an open file. l.mu is held.
+// protect has what an unlocked handle has open given back when the program forgets the
+// handle. l.mu is held.
 func (l *Flock) protect() {
-	l.unguard()
-	o := orphan{l.q, l.desc.fd, l.desc.file == nil}
-	l.guard = &guard{runtime.AddCleanup(l, func(o orphan) {
-		o.q.mu.Lock()
-		o.q.quit()
-		o.q.mu.Unlock()
+	l.unprotect()
+	o := orphan{q: l.q}
+	o.fd, o.bare = l.desc.Bare()
+	l.guarded = true
+	l.guard = runtime.AddCleanup(l, func(o orphan) {
+		o.q.lock()
+		o.q.unref()
+		o.q.unlock()
 		if o.bare {
-			sysClose(o.fd)
+			sys.Close(o.fd)
 		}
-	}, o)}
+	}, o)
 }
 
-func (l *Flock) unguard() {
-	if l.guard != nil {
-		l.guard.cleanup.Stop()
-		l.guard = nil
+func (l *Flock) unprotect() {
+	if l.guarded {
+		l.guard.Stop()
+		l.guarded = false
 	}
 }

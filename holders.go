@@ -1,9 +1,11 @@
 package flockctx
 
 import (
-	"cmp"
 	"io/fs"
-	"slices"
+
+	"github.com/flockctx/flockctx/internal/gate"
+	"github.com/flockctx/flockctx/internal/lockview"
+	"github.com/flockctx/flockctx/internal/sys"
 )
 
 // A Holder is a lock that a process holds on a file, or waits for.
@@ -66,103 +68,80 @@ type Holder struct {
 // no /proc for this PID namespace or it lacks the table of locks, it matches
 // [errors.ErrUnsupported].
 func Holders(path string) ([]Holder, error) {
-	hs, err := sysHolders(path, false)
+	locks, err := lockview.Of(path, parkedOn)
 	if err != nil {
 		// Not with pathError: the error may be one of a file below /proc, and is to
 		// name it.
 		return nil, &fs.PathError{Op: "list the holders of", Path: path, Err: err}
 	}
-	return hs, nil
+	return holdersOf(locks), nil
 }
 
 // AllHolders returns what Holders returns, for all locks on all files, sorted by
 // path. An error is as that of Holders.
 func AllHolders() ([]Holder, error) {
-	hs, err := sysHolders("", true)
+	locks, err := lockview.All(parkedOn)
 	if err != nil {
 		return nil, &fs.PathError{Op: "list", Path: "/proc/locks", Err: err}
 	}
-	return hs, nil
+	return holdersOf(locks), nil
 }
 
-// A parked is a goroutine of this process that waits for a lock.
-type parked struct {
-	queueKey
-	mode   Mode
-	kernel bool   // for another process: in the kernel, where it is seen, or polling
-	path   string // of a handle that holds the lock
+func holdersOf(locks []lockview.Lock) (hs []Holder) {
+	for _, l := range locks {
+		hs = append(hs, Holder{
+			PID: l.PID, Command: l.Command, Mode: Exclusive, Mechanism: Mechanism(l.Kind), Waiting: l.Waiting,
+			Start: l.Start, Length: l.Length, Path: l.Path, Device: l.Node.Dev, Inode: l.Node.Ino,
+			Locker: l.Locker, Others: l.Others, WaitsFor: l.WaitsFor,
+		})
+		if l.Shared {
+			hs[len(hs)-1].Mode = Shared
+		}
+	}
+	return hs
 }
 
-// parkedOn returns the goroutines that wait for a lock on the file id, or with nil
-// on any file.
-func parkedOn(id *fileID) (ps []parked) {
+// parkedOn returns the goroutines of this process that wait for a lock on the file
+// id, or with nil on any file.
+func parkedOn(id *lockview.File) (ws []lockview.Waiter) {
 	for i := range shards {
 		s := &shards[i]
-		if id != nil && s != shardOf(*id) {
+		if id != nil && s != shardOf(sys.FileID{Dev: id.Dev, Ino: id.Ino}) {
 			continue
 		}
-		var onHandles []parked
 		s.mu.Lock()
 		for q := s.queues; q != nil; q = q.next {
-			key := q.key
-			if id != nil && key.id != *id {
-				continue
-			}
-			p := parked{queueKey: key}
-			for l := q.holders; l != nil; l = l.nextHolder {
-				p.path = l.path
-				onHandles = append(onHandles, l.parked(key)...)
-			}
-			if p.mode = Shared; q.writer {
-				p.mode = Exclusive
-			}
-			if q.kernel {
-				p.kernel = true
-				ps = append(ps, p)
-				p.kernel = false
-			}
-			if q.upgrade != nil {
-				p.mode = Exclusive
-				ps = append(ps, p)
-			}
-			for w := q.head; w != nil; w = w.next {
-				p.mode = w.mode
-				ps = append(ps, p)
+			if id == nil || q.key.id.Dev == id.Dev && q.key.id.Ino == id.Ino {
+				ws = q.parked(ws)
 			}
 		}
 		s.mu.Unlock()
-		ps = append(ps, onHandles...)
 	}
-	return ps
+	return ws
 }
 
-// parked returns the goroutines that wait for the handle itself, which another
-// goroutine uses.
-func (l *Flock) parked(key queueKey) (ps []parked) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.turn != nil {
-		for w := l.turn.head; w != nil; w = w.next {
-			ps = append(ps, parked{key, l.mode, false, l.path})
-		}
+// parked appends those that wait in the queue, or for a handle that has the lock and
+// that another goroutine uses. The mutex is held.
+func (q *queue) parked(ws []lockview.Waiter) []lockview.Waiter {
+	w := lockview.Waiter{File: lockview.File{Dev: q.key.id.Dev, Ino: q.key.id.Ino}}
+	w.Kind, w.Start, w.Length = lockview.Kind(q.key.mechanism), q.key.start, q.key.length
+	add := func(m gate.Mode, listed bool) {
+		w.Shared, w.Listed = m == gate.Reader, listed
+		ws = append(ws, w)
 	}
-	return ps
-}
-
-// sortHolders sorts by file, then holders before those that wait; those keep the
-// order in which they wait.
-func sortHolders(hs []Holder) {
-	slices.SortStableFunc(hs, func(a, b Holder) int {
-		c := cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(a.Device, b.Device), cmp.Compare(a.Inode, b.Inode))
-		if c != 0 || a.Waiting && b.Waiting {
-			return c
+	for l := q.holders; l != nil; l = l.nextHolder {
+		w.Path = l.path
+	}
+	if m, closed := q.gate.Closed(); closed {
+		add(m, true)
+	}
+	q.gate.Waiting(func(m gate.Mode, _ any) { add(m, false) })
+	for l := q.holders; l != nil; l = l.nextHolder {
+		l.mu.Lock()
+		if l.turn != nil {
+			l.turn.Waiting(func(gate.Mode, any) { add(gate.Mode(l.mode), false) })
 		}
-		if a.Waiting != b.Waiting {
-			if b.Waiting {
-				return -1
-			}
-			return 1
-		}
-		return cmp.Or(cmp.Compare(a.PID, b.PID), cmp.Compare(a.Start, b.Start))
-	})
+		l.mu.Unlock()
+	}
+	return ws
 }

@@ -4,9 +4,10 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"slices"
 	"sync/atomic"
 	"time"
+
+	"github.com/flockctx/flockctx/internal/sys"
 )
 
 // When a process has so many descriptors that their table must grow, Linux makes
@@ -14,63 +15,91 @@ import (
 // for each goroutine that comes meanwhile: 200 for a burst of 3000. So not more than
 // maxOpening goroutines open at a time; of the others one looks for a place, and the
 // rest wait for it to find one.
-const maxOpening = 32
+//
+// On a mount that does not answer, open(2) does not return. Where none of maxOpening
+// goroutines has come back within openPatience they are counted no more: whoever uses
+// another file system must not wait for them.
+const (
+	maxOpening   = 32
+	openPatience = 20 * time.Millisecond
+
+	// openProbe is how often the one that looks for a place does so.
+	openProbe = 200 * time.Microsecond
+)
+
+// A batch counts goroutines that open a file.
+type batch struct{ n atomic.Int32 }
 
 var (
-	opening  atomic.Int32
+	opening  atomic.Pointer[batch] // the one to enter
 	openTurn = make(chan struct{}, 1)
 )
 
-// awaitOpening waits for a place, for a goroutine that was counted but found none.
-func (l *Flock) awaitOpening(a *attempt) error {
-	opening.Add(-1)
+func currentBatch() *batch {
+	b := opening.Load()
+	if b == nil {
+		opening.CompareAndSwap(nil, new(batch))
+		b = opening.Load()
+	}
+	return b
+}
+
+// enter counts one more, unless there are enough.
+func (b *batch) enter() bool {
+	if b.n.Add(1) <= maxOpening {
+		return true
+	}
+	b.n.Add(-1)
+	return false
+}
+
+// awaitOpening waits for a place, and returns the batch in which it is.
+func (l *Flock) awaitOpening(a *attempt) (*batch, error) {
 	a.waits()
 	closed := l.closedFor(a)
 	select {
 	case openTurn <- struct{}{}:
-	case <-a.ctx.Done():
-		return errEnded
+	case <-a.done:
+		return nil, errEnded
 	case <-closed:
-		return fs.ErrClosed
+		return nil, fs.ErrClosed
 	}
 	defer func() { <-openTurn }()
-	if opening.Add(1) <= maxOpening {
-		return nil
-	}
 	timer := time.NewTimer(openProbe)
 	defer timer.Stop()
-	for {
-		opening.Add(-1)
+	for began := nanotime(); ; {
+		b := currentBatch()
+		if b.enter() {
+			return b, nil
+		}
+		if nanotime()-began >= int64(openPatience) {
+			opening.CompareAndSwap(b, new(batch))
+			continue
+		}
 		select {
 		case <-timer.C:
-		case <-a.ctx.Done():
-			return errEnded
+		case <-a.done:
+			return nil, errEnded
 		case <-closed:
-			return fs.ErrClosed
-		}
-		if opening.Add(1) <= maxOpening {
-			return nil
+			return nil, fs.ErrClosed
 		}
 		timer.Reset(openProbe)
 	}
 }
 
-// openProbe is how often one goroutine of the process looks for a place to open.
-const openProbe = 200 * time.Microsecond
-
 // open opens the handle's file, which is not open. The caller owns l.desc.
-func (l *Flock) open(a *attempt) error {
-	if opening.Add(1) > maxOpening && !a.try {
-		if err := l.awaitOpening(a); err != nil {
+func (l *Flock) open(a *attempt) (err error) {
+	b := currentBatch()
+	if !b.enter() {
+		if a.try { // which may not wait
+			b = new(batch)
+			b.enter()
+		} else if b, err = l.awaitOpening(a); err != nil {
 			return err
 		}
 	}
-	flag, perm := l.opts.openArgs()
-	d, err := openPath(l.path, flag, perm)
-	if err != nil && l.opts.Flag == 0 {
-		d, err = openDefault(l.path, l.opts.Perm, err)
-	}
-	opening.Add(-1)
+	d, err := l.openOnce()
+	b.n.Add(-1)
 	if err == errBusy && !a.try {
 		d, err = l.openLeased(a)
 	}
@@ -84,22 +113,28 @@ func (l *Flock) open(a *attempt) error {
 	return pathError("open", l.path, err)
 }
 
+// openOnce opens the file, or fails with errBusy where it would have to wait.
+func (l *Flock) openOnce() (sys.Descriptor, error) {
+	flag, perm := l.opts.openArgs()
+	d, err := sys.Open(l.at, flag, perm)
+	if err != nil && l.opts.Flag == 0 {
+		d, err = openDefault(l.at, l.opts.Perm, err)
+	}
+	return d, err
+}
+
 // openLeased opens a file on which another process has a lease: open(2) would wait
 // until that is broken, which no context could end. So it was asked not to wait, and
 // is asked again.
-func (l *Flock) openLeased(a *attempt) (d descriptor, err error) {
+func (l *Flock) openLeased(a *attempt) (d sys.Descriptor, err error) {
 	a.waits()
 	b := newBackoff(l.opts.Poll)
 	defer b.stop()
 	for {
-		if err := b.sleep(a.ctx, l.closedFor(a)); err != nil {
+		if err := b.sleep(a, l.closedFor(a), nil); err != nil {
 			return d, err
 		}
-		flag, perm := l.opts.openArgs()
-		d, err = sysOpen(l.path, flag, perm)
-		if err != nil && l.opts.Flag == 0 {
-			d, err = openDefault(l.path, l.opts.Perm, err)
-		}
+		d, err = l.openOnce()
 		if err != errBusy {
 			return d, err
 		}
@@ -112,11 +147,11 @@ func (l *Flock) openLeased(a *attempt) (d descriptor, err error) {
 // O_CREATE comes second: in a sticky, world-writable directory Linux refuses it on
 // the file of somebody else (fs.protected_regular), even for locking. So the file
 // can appear or vanish in between; whoever does that for ever has made it theirs.
-func openDefault(path string, perm fs.FileMode, err error) (d descriptor, _ error) {
+func openDefault(path string, perm fs.FileMode, err error) (d sys.Descriptor, _ error) {
 	for range 8 {
 		switch {
-		case mayRead(err):
-			d, rerr := sysOpen(path, os.O_RDONLY, 0)
+		case sys.MayRead(err):
+			d, rerr := sys.Open(path, os.O_RDONLY, 0)
 			if rerr == nil {
 				return d, nil
 			}
@@ -129,20 +164,14 @@ func openDefault(path string, perm fs.FileMode, err error) (d descriptor, _ erro
 		case !errors.Is(err, fs.ErrNotExist):
 			return d, err
 		}
-		if d, err = sysOpen(path, os.O_RDWR|os.O_CREATE, perm); err == nil || !mayRead(err) {
+		if d, err = sys.Open(path, os.O_RDWR|os.O_CREATE, perm); err == nil || !sys.MayRead(err) {
 			return d, err
 		}
-		if d, rerr := sysOpen(path, os.O_RDWR, 0); rerr == nil || rerr == errBusy {
+		if d, rerr := sys.Open(path, os.O_RDWR, 0); rerr == nil || rerr == errBusy {
 			return d, rerr
-		} else if mayRead(rerr) {
+		} else if sys.MayRead(rerr) {
 			err = rerr
 		}
 	}
 	return d, err
-}
-
-// mayRead reports whether after err, from opening a file for reading and writing,
-// it may be possible to open it for reading.
-func mayRead(err error) bool {
-	return errors.Is(err, fs.ErrPermission) || slices.ContainsFunc(writeRefusals, func(e error) bool { return errors.Is(err, e) })
 }

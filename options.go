@@ -7,6 +7,8 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"github.com/flockctx/flockctx/internal/sys"
 )
 
 // A Mode says with whom a lock is shared.
@@ -199,11 +201,13 @@ func (o *Options) check() error {
 		o.Mechanism < BSD || o.Mechanism > Lease:
 		return fmt.Errorf("%v, %v, %v: %w", o.Mode, o.Wait, o.Mechanism, syscall.EINVAL)
 	case o.Mechanism != BSD && o.Mechanism != OFD:
-		return unsupported("%v locks are reported by Holders only", o.Mechanism)
+		return sys.Unsupported("%v locks are reported by Holders only", o.Mechanism)
 	case o.Mechanism == BSD && (o.Start != 0 || o.Length != 0):
-		return unsupported("a byte range needs Mechanism OFD")
+		return sys.Unsupported("a byte range needs Mechanism OFD")
 	case o.Start < 0 || o.Length < 0 || o.Start > math.MaxInt64-o.Length:
 		return fmt.Errorf("byte range %d+%d: %w", o.Start, o.Length, syscall.EINVAL)
+	case o.Flag&os.O_TRUNC != 0 && o.Flag&(os.O_WRONLY|os.O_RDWR) == 0:
+		return fmt.Errorf("O_TRUNC needs O_RDWR or O_WRONLY: %w", syscall.EINVAL)
 	case o.Poll.Min < 0:
 		return fmt.Errorf("poll interval %v: %w", o.Poll.Min, syscall.EINVAL)
 	case o.Perm&^(fs.ModePerm|fs.ModeSetuid|fs.ModeSetgid|fs.ModeSticky) != 0:

@@ -1,7 +1,7 @@
 package flockctx
 
 import (
-	"context"
+	"errors"
 	"io/fs"
 	"math/rand/v2"
 	"sync/atomic"
@@ -22,11 +22,15 @@ const (
 // pollers counts the goroutines that poll.
 var pollers atomic.Int64
 
+// errHurried: somebody wants a sleep to end before its time.
+var errHurried = errors.New("hurried")
+
 // A backoff spaces the tries of one goroutine that polls. It belongs to that
 // goroutine alone. Between stop and start the goroutine does not count as polling;
 // stop must be called in the end.
 type backoff struct {
 	next, max time.Duration
+	due       int64 // nanotime of the try that a hurried sleep did not wait for, or 0
 	timer     *time.Timer
 }
 
@@ -38,35 +42,62 @@ func newBackoff(b Backoff) *backoff {
 func (b *backoff) stop()  { pollers.Add(-1) }
 func (b *backoff) start() { pollers.Add(1) }
 
+// hasten begins anew with the intervals of p where a sleep was hurried, and keeps them
+// below p's maximum.
+func (b *backoff) hasten(p Backoff) {
+	if b.due != 0 {
+		b.next = p.Min
+	}
+	b.max = p.Max
+	b.next = min(b.next, b.max)
+}
+
 // sleep waits until the next try is due and returns nil, or returns errEnded when
-// ctx ends or fs.ErrClosed when closed is closed. The interval doubles with each
-// call; jitter of up to a quarter less keeps processes out of step. An interval
-// that would reach beyond ctx's deadline ends there.
-func (b *backoff) sleep(ctx context.Context, closed <-chan struct{}) error {
+// the context of a ends, fs.ErrClosed when closed is closed, or errHurried. The interval
+// doubles with each call; jitter of up to a quarter less keeps processes out of step. An
+// interval that would reach beyond the deadline ends there, and one that follows a
+// hurried one not later than that.
+//
+// hurried, unless it is nil, is told when the sleep will end, and returns a channel with
+// a token for one that is to end at once.
+func (b *backoff) sleep(a *attempt, closed <-chan struct{}, hurried func(due int64) <-chan struct{}) error {
 	d := b.next
 	b.next = min(2*b.next, b.max)
 	others := pollers.Load() - 1
 	d = max(d, minPoll+time.Duration(others)*pollCost)
 	d -= time.Duration(rand.Int64N(int64(d)/4 + 1))
+	now := nanotime()
 	if others > 0 && d > pollTick {
-		d += pollTick - time.Duration(nanotime()+int64(d))%pollTick
+		d += pollTick - time.Duration(now+int64(d))%pollTick
 	}
-	if deadline, ok := ctx.Deadline(); ok {
-		d = min(d, max(time.Until(deadline), minPoll))
+	if b.due != 0 {
+		d = max(0, min(d, time.Duration(b.due-now)))
+		b.due = 0
+	}
+	if !a.deadline.IsZero() {
+		d = min(d, max(time.Until(a.deadline), minPoll))
 	}
 	if b.timer == nil {
 		b.timer = time.NewTimer(d)
 	} else {
 		b.timer.Reset(d)
 	}
+	var hurry <-chan struct{}
+	if hurried != nil {
+		hurry = hurried(now + int64(d))
+	}
 	select {
 	case <-b.timer.C:
 		return nil
-	case <-ctx.Done():
+	case <-a.done:
 		b.timer.Stop()
 		return errEnded
 	case <-closed:
 		b.timer.Stop()
 		return fs.ErrClosed
+	case <-hurry:
+		b.timer.Stop()
+		b.due = now + int64(d)
+		return errHurried
 	}
 }

@@ -3,48 +3,36 @@ package flockctx
 import (
 	"sync"
 	"sync/atomic"
+
+	"github.com/flockctx/flockctx/internal/gate"
+	"github.com/flockctx/flockctx/internal/sys"
 )
 
 // A queue is what all handles of this process on one lock of one file have in
 // common. It lives as long as one of them has the file open.
 type queue struct {
-	gate
+	gate     gate.Gate
 	key      queueKey
 	shard    *shard
-	next     *queue         // in shard; guarded by gate.mu
-	refs     int            // handles; guarded by gate.mu
-	holders  *Flock         // list of the handles that hold the lock; guarded by gate.mu. It keeps them reachable.
-	patience int64          // how long this process may keep the lock to itself; guarded by gate.mu
-	local    locality       // owned by the goroutine that has set gate.kernel
+	next     *queue         // in shard; guarded by shard.mu, as all that follows
+	refs     int            // handles
+	holders  *Flock         // list of the handles that hold the lock. It keeps them reachable.
+	patience int64          // how long this process may keep the lock to itself
+	outsider *outsider      // the goroutine inside that waits for another process, if one does
 	released *atomic.Uint64 // in releases
-	loan     sync.Mutex     // held over non-blocking system calls on borrowed descriptors, see Flock.lend
-	lent     []*Flock       // borrowed handles that hold the lock shared; guarded by loan
-
-	// expecting is the borrowed handle that waits for another process, to share the
-	// lock with lent. leftBehind says that another one, on the same open file, left
-	// the lock to it meanwhile. Both guarded by loan.
-	expecting  *Flock
-	leftBehind bool
 }
 
-// locality says whether a wait in the kernel for a lock can be interrupted at once.
-type locality uint8
-
-const (
-	unknown locality = iota
-	remote
-	local
-)
-
 type queueKey struct {
-	id            fileID
+	id            sys.FileID
 	mechanism     Mechanism
 	start, length int64
 }
 
-// A fileID tells files apart: on unix by device and inode, on Windows by volume
-// serial number and file index. An inode alone is not unique across mounts.
-type fileID struct{ dev, ino uint64 }
+// overlaps reports whether the byte ranges of k and o overlap. A length of 0 reaches
+// to the end of the file.
+func (k queueKey) overlaps(o queueKey) bool {
+	return (k.length == 0 || o.start < k.start+k.length) && (o.length == 0 || k.start < o.start+o.length)
+}
 
 // A shard holds the queues of some files, and the mutex of their gates.
 type shard struct {
@@ -54,6 +42,10 @@ type shard struct {
 
 	_ [40]byte // no two shards in a cache line
 }
+
+// So many shards make a list short with 10,000 files open, and untouched ones take
+// no memory: faster than a map for the few files that most programs lock.
+var shards [1024]shard
 
 // releases make a release of a lock synchronized before the next grant, for the
 // memory model: a release adds to one of them before it, a grant loads it after.
@@ -65,9 +57,6 @@ var releases [16]struct {
 	n atomic.Uint64
 	_ [56]byte
 }
-
-// leaving are the counts for gates where goroutines spin.
-var leaving [16]departures
 
 // publish notes a release that is about to happen.
 func (q *queue) publish() { q.released.Add(1) }
@@ -84,15 +73,11 @@ func (q *queue) observe(opened bool) {
 	}
 }
 
-// So many shards make a list short with 10,000 files open, and untouched ones take
-// no memory: faster than a map for the few files that most programs lock.
-var shards [1024]shard
+func hash(id sys.FileID) uint64 { return (id.Dev ^ id.Ino) * 0x9E3779B97F4A7C15 }
 
-func (id fileID) hash() uint64 { return (id.dev ^ id.ino) * 0x9E3779B97F4A7C15 }
+func shardOf(id sys.FileID) *shard { return &shards[hash(id)>>54] }
 
-func shardOf(id fileID) *shard { return &shards[id.hash()>>54] }
-
-// join returns the queue of k, with one more handle, and its gate's mutex held.
+// join returns the queue of k, with one more handle, and its shard's mutex held.
 func join(k queueKey) *queue {
 	s := shardOf(k.id)
 	s.mu.Lock()
@@ -103,11 +88,11 @@ func join(k queueKey) *queue {
 	if q == nil {
 		if q = s.spare; q != nil {
 			s.spare = nil
-			q.sliceEnd, q.lastProbe, q.patience, q.local = 0, 0, 0, unknown
+			q.patience = 0
 		} else {
-			i := k.id.hash() >> 60
-			q = &queue{shard: s, gate: gate{mu: &s.mu, departures: &leaving[i]}, released: &releases[i].n}
+			q = &queue{shard: s, released: &releases[hash(k.id)>>60].n}
 		}
+		q.gate.Init(&s.mu, hash(k.id)>>60)
 		q.key = k
 		q.next = s.queues
 		s.queues = q
@@ -116,8 +101,11 @@ func join(k queueKey) *queue {
 	return q
 }
 
-// quit takes a handle off q. The gate's mutex is held.
-func (q *queue) quit() {
+func (q *queue) lock()   { q.shard.mu.Lock() }
+func (q *queue) unlock() { q.shard.mu.Unlock() }
+
+// unref takes a handle off q. The mutex is held.
+func (q *queue) unref() {
 	if q.refs--; q.refs > 0 {
 		return
 	}
@@ -128,10 +116,10 @@ func (q *queue) quit() {
 	}
 	*p = q.next
 	q.next = nil
-	q.watch = nil
 	s.spare = q
 }
 
+// addHolder notes that l holds the lock, or is inside to ask for it. The mutex is held.
 func (q *queue) addHolder(l *Flock) {
 	l.nextHolder = q.holders
 	if q.holders != nil {
@@ -150,15 +138,4 @@ func (q *queue) removeHolder(l *Flock) {
 		l.nextHolder.prevHolder = l.prevHolder
 	}
 	l.nextHolder, l.prevHolder = nil, nil
-}
-
-// adjust sets when to give way next, after another process took the lock or did not.
-func (q *queue) adjust(taken bool) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if taken {
-		q.patience = int64(minPatience)
-	} else {
-		q.patience = min(2*max(q.patience, int64(minPatience)), int64(maxPatience))
-	}
 }

@@ -5,16 +5,19 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"path/filepath"
 	"slices"
 	"sync"
+
+	"github.com/flockctx/flockctx/internal/sys"
 )
 
 // A Set is several locks that are held together.
 type Set struct {
 	files []*Flock
 
-	mu   sync.Mutex // guards open
-	open []*Flock   // those that Close has not closed yet
+	mu     sync.Mutex // guards closed
+	closed bool
 }
 
 // LockAll locks all files that paths name, each as opts says, or none of them. It
@@ -28,37 +31,33 @@ type Set struct {
 // none is: a [*BusyError] for the file that was busy when ctx ended, or an
 // [*fs.PathError], as [Flock.Lock] returns them.
 func LockAll(ctx context.Context, paths []string, opts *Options) (*Set, error) {
-	a := &attempt{ctx: ctx, once: true, alone: true}
-	done := func() (*Set, error) {
-		path := ""
-		if len(paths) > 0 {
-			path = paths[0]
-		}
-		l := New(path, opts)
-		return nil, l.failure("lock", l.mode, a, errEnded)
+	a := newAttempt(ctx)
+	a.once, a.alone = true, true
+	if len(paths) == 0 {
+		paths = nil
+	}
+	first := New("", opts) // for errors that are of no path in particular
+	if len(paths) > 0 {
+		first.path = paths[0]
 	}
 	if ctx.Err() != nil {
-		return done()
+		return nil, first.failure("lock", first.mode, &a, errEnded)
 	}
 	var s *Set
-	err := untilCurrent(a, opts.settings().Poll, nil, func() (err error) {
-		s, err = lockAll(a, paths, opts)
+	busy := first // whose lock was not to be had
+	err := untilCurrent(&a, first.opts.Poll, nil, func() (err error) {
+		s, busy, err = lockAll(&a, paths, opts)
 		return err
 	})
-	switch err {
-	case nil:
-		return s, nil
-	case errEnded:
-		return done()
-	case errUnstable:
-		return nil, pathError("lock", paths[0], err)
+	if err != nil {
+		return nil, busy.failure("lock", busy.mode, &a, err)
 	}
-	return nil, err
+	return s, nil
 }
 
 // lockAll locks all or nothing. It returns errStale where the order may be another
-// one by now, because a path names another file.
-func lockAll(a *attempt, paths []string, opts *Options) (s *Set, err error) {
+// one by now, because a path names another file. The handle is that of the error.
+func lockAll(a *attempt, paths []string, opts *Options) (s *Set, of *Flock, err error) {
 	s = &Set{}
 	defer func() {
 		if err != nil {
@@ -67,59 +66,78 @@ func lockAll(a *attempt, paths []string, opts *Options) (s *Set, err error) {
 		}
 	}()
 	named := make([]*Flock, len(paths)) // on the file that each path names
-	handles := make(map[fileID]*Flock)
+	at := make([]string, len(paths))
+	handles := make(map[sys.FileID]*Flock)
 	for i, path := range paths {
 		l := New(path, opts)
+		at[i] = l.at
 		if l.opts.invalid != nil {
-			return s, pathError("lock", path, l.opts.invalid)
+			return s, l, l.opts.invalid
 		}
 		if err := l.open(a); err != nil {
-			return s, l.failure("open", l.mode, a, err)
+			return s, l, err
 		}
-		l.q = join(queueKey{l.desc.id, l.opts.Mechanism, l.opts.Start, l.opts.Length})
-		l.q.mu.Unlock()
-		if first := handles[l.desc.id]; first != nil {
+		l.q = join(l.key())
+		l.q.unlock()
+		if first := handles[l.desc.ID]; first != nil {
+			apart := l.desc.TellsFilesApart() || sameName(first.at, l.at)
 			named[i] = first
 			l.Close()
+			if !apart {
+				return s, l, sys.Unsupported("has the same inode number as %s, and the file system does not tell whether the two are one file", first.path)
+			}
 			continue
 		}
-		named[i], handles[l.desc.id] = l, l
+		named[i], handles[l.desc.ID] = l, l
 		l.fresh = true
 		s.files = append(s.files, l)
 	}
 	order := slices.Clone(s.files)
 	slices.SortFunc(order, func(x, y *Flock) int {
-		a, b := x.desc.id, y.desc.id
-		return cmp.Or(cmp.Compare(a.dev, b.dev), cmp.Compare(a.ino, b.ino))
+		a, b := x.desc.ID, y.desc.ID
+		return cmp.Or(cmp.Compare(a.Dev, b.Dev), cmp.Compare(a.Ino, b.Ino), cmp.Compare(a.Handle, b.Handle))
 	})
 	for _, l := range order {
 		a.gate = nil
-		if err := l.lock(a); err != nil {
-			return s, err
+		if _, err := l.lockHandle(a); err != nil {
+			return s, l, err
 		}
 	}
 	// The first can have been replaced while the last was waited for.
 	for i, l := range named {
-		if err := l.verify(paths[i]); err != nil {
-			return s, err
+		err := l.desc.Verify(at[i])
+		if err == errStale {
+			return s, l, err
 		}
-	}
-	if a.ctx.Err() != nil {
-		return s, errEnded
+		if err != nil {
+			return s, l, pathError("stat", paths[i], err)
+		}
 	}
 	for _, l := range s.files {
+		if a.ended() {
+			return s, l, errEnded
+		}
 		if err := l.truncate(); err != nil {
-			return s, err
+			return s, l, err
 		}
 	}
-	s.open = slices.Clone(s.files)
-	return s, nil
+	return s, nil, nil
+}
+
+// sameName reports whether two paths are one but for symbolic links.
+func sameName(a, b string) bool {
+	x, err := filepath.EvalSymlinks(a)
+	if err != nil {
+		return false
+	}
+	y, err := filepath.EvalSymlinks(b)
+	return err == nil && x == y
 }
 
 // rollBack leaves the files, also with Options.Remove: they are as they were found.
 func (s *Set) rollBack() {
 	for _, l := range s.files {
-		l.abandon()
+		l.close(false)
 	}
 }
 
@@ -129,23 +147,24 @@ func (s *Set) rollBack() {
 func (s *Set) Files() []*Flock { return slices.Clone(s.files) }
 
 // Close closes all handles of the set, as [Flock.Close] does; those that are closed
-// already do not matter. On nil all locks are gone. On an error, which joins those
-// of the handles, the locks of those handles are still held and Close may be called
-// again. After a Close that returned nil, Close returns [fs.ErrClosed].
+// already do not matter. All locks are gone then, also on an error, which joins those of
+// the handles. A second Close returns an error that matches [fs.ErrClosed].
 func (s *Set) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.open == nil && len(s.files) > 0 {
-		return pathError("close", s.files[0].path, fs.ErrClosed)
+	if s.closed {
+		path := ""
+		if len(s.files) > 0 {
+			path = s.files[0].path
+		}
+		return pathError("close", path, fs.ErrClosed)
 	}
-	var left []*Flock
+	s.closed = true
 	var errs []error
-	for _, l := range s.open {
+	for _, l := range s.files {
 		if err := l.Close(); err != nil && !errors.Is(err, fs.ErrClosed) {
-			left = append(left, l)
 			errs = append(errs, err)
 		}
 	}
-	s.open = left
 	return errors.Join(errs...)
 }

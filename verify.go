@@ -1,10 +1,9 @@
 package flockctx
 
 import (
-	"errors"
-	"io/fs"
 	"os"
-	"syscall"
+
+	"github.com/flockctx/flockctx/internal/sys"
 )
 
 // untilCurrent calls try again as long as it says that the path names another file
@@ -17,26 +16,27 @@ import (
 // l is the handle, or nil for an attempt on several.
 func untilCurrent(a *attempt, poll Backoff, l *Flock, try func() error) error {
 	var b *backoff
-	for round := 1; ; round++ {
+	for a.rounds = 1; ; a.rounds++ {
 		err := try()
 		if err != errStale {
 			return err
 		}
 		a.gate = nil // it was that of another file
 		switch {
-		case a.ctx.Err() != nil:
+		case a.ended():
 			return errEnded
-		case round == maxStale:
+		case a.rounds == maxStale:
 			return errUnstable
-		case round < maxStale/10 || a.try:
+		case a.rounds < tellingRounds || a.try:
 			continue
 		}
+		a.waits()
 		if b == nil {
 			b = newBackoff(poll)
 		} else {
 			b.start()
 		}
-		err = b.sleep(a.ctx, l.closedFor(a))
+		err = b.sleep(a, l.closedFor(a), nil)
 		b.stop()
 		if err != nil {
 			return err
@@ -50,16 +50,25 @@ func (l *Flock) acquireCurrent(a *attempt, m Mode) error {
 	return untilCurrent(a, l.opts.Poll, l, func() error { return l.acquire(a, m) })
 }
 
-const maxStale = 1000
+const (
+	maxStale = 1000
 
-var errUnstable = unsupported("each of %d times that the file was opened, the path named another one: the file system has no stable inode numbers, or somebody replaces the file all the time", maxStale)
+	// tellingRounds are enough for the error at the end of the context to say so, and
+	// for pauses between the rounds.
+	tellingRounds = maxStale / 10
+)
 
-// accept judges and completes a grant, after which sysIdentify said id and err.
-func (l *Flock) accept(a *attempt, opened bool, id fileID, err error) error {
-	if err != nil || id != l.desc.id {
-		return l.stale(l.path, id, err)
+var errUnstable = sys.Unsupported("each of at least %d times that the file was opened, the path named another one: the file system has no stable inode numbers, or somebody replaces the file all the time", tellingRounds)
+
+// accept judges and completes a grant, after which err is what the look at the path said.
+func (l *Flock) accept(a *attempt, opened bool, err error) error {
+	if err == errStale {
+		return err
 	}
-	if a.ctx.Err() != nil {
+	if err != nil {
+		return pathError("stat", l.path, err)
+	}
+	if a.ended() {
 		return errEnded
 	}
 	if opened && !a.once { // LockAll truncates when it has all
@@ -73,30 +82,8 @@ func (l *Flock) truncate() error {
 	if l.borrowed || l.opts.Flag&os.O_TRUNC == 0 {
 		return nil
 	}
-	if err := l.desc.truncate(l.path); err != nil {
+	if err := l.desc.Truncate(l.path); err != nil {
 		return pathError("truncate", l.path, err)
 	}
 	return nil
-}
-
-// verify returns errStale unless path, that of the handle or another one, names the
-// file that is open.
-func (l *Flock) verify(path string) error {
-	if l.borrowed {
-		return nil
-	}
-	id, err := sysIdentify(0, path)
-	return l.stale(path, id, err)
-}
-
-// stale returns nil if sysIdentify of path, which returned id and err, says that it
-// names the file that is open, errStale if not, or another error.
-func (l *Flock) stale(path string, id fileID, err error) error {
-	switch {
-	case err == nil && id == l.desc.id:
-		return nil
-	case err == nil, errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
-		return errStale
-	}
-	return pathError("stat", path, err)
 }

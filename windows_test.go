@@ -5,7 +5,6 @@ package flockctx_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -144,25 +143,6 @@ func TestWindowsALockedFileCanBeRenamed(t *testing.T) {
 	must(t, n.Close())
 }
 
-func TestWindowsTheKernelTellsWhyItRefuses(t *testing.T) {
-	path := tempPath(t)
-	if err := flockctx.NTOpen(path); err != windows.STATUS_OBJECT_NAME_NOT_FOUND {
-		t.Errorf("missing: %v", err)
-	}
-	if err := os.WriteFile(path, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := flockctx.NTOpen(path); err != nil {
-		t.Errorf("file: %v", err)
-	}
-	if err := os.Remove(path); err != nil { // no handle was left open
-		t.Fatal(err)
-	}
-	if err := flockctx.NTOpen(path); err != windows.STATUS_OBJECT_NAME_NOT_FOUND {
-		t.Errorf("removed: %v", err)
-	}
-}
-
 func TestWindowsFileOfTheCaller(t *testing.T) {
 	path := tempPath(t)
 	f, err := os.Create(path) // not overlapped
@@ -268,142 +248,4 @@ func TestWindowsALockOfTheWholeFileIsMet(t *testing.T) {
 	if _, err := flockctx.TryLock(path, nil); !errors.Is(err, flockctx.ErrLocked) {
 		t.Error(err)
 	}
-}
-
-func TestWindowsOverlappedIsTold(t *testing.T) {
-	path := tempPath(t)
-	l := mustLock(t, path, nil)
-	check := func(f *os.File, want bool) {
-		t.Helper()
-		rc, err := f.SyscallConn()
-		if err != nil {
-			t.Fatal(err)
-		}
-		rc.Control(func(fd uintptr) {
-			if got := flockctx.IsOverlapped(windows.Handle(fd)); got != want {
-				t.Errorf("%v, want %v", got, want)
-			}
-		})
-	}
-	check(l.File(), true)
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	check(f, false)
-}
-
-// What waits for LockFileEx is tested on another overlapped operation too, which
-// wine has: to wait for the client of a pipe.
-func TestWindowsOperation(t *testing.T) {
-	pipes := 0
-	listen := func(t *testing.T) (windows.Handle, string) {
-		pipes++
-		path := fmt.Sprintf(`\\.\pipe\flockctx-test-%d-%d`, os.Getpid(), pipes)
-		name, err := windows.UTF16PtrFromString(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		h, err := windows.CreateNamedPipe(name, windows.PIPE_ACCESS_DUPLEX|windows.FILE_FLAG_OVERLAPPED, 0, 1, 64, 64, 0, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { windows.CloseHandle(h) })
-		return h, path
-	}
-	connect := func(h windows.Handle) func(*windows.Overlapped) error {
-		return func(o *windows.Overlapped) error { return windows.ConnectNamedPipe(h, o) }
-	}
-	dial := func(path string) (windows.Handle, error) {
-		name, err := windows.UTF16PtrFromString(path)
-		if err != nil {
-			return 0, err
-		}
-		return windows.CreateFile(name, windows.GENERIC_READ|windows.GENERIC_WRITE, 0, nil, windows.OPEN_EXISTING, 0, 0)
-	}
-	operation := func(t *testing.T, h windows.Handle) *flockctx.Operation {
-		op, err := flockctx.NewOperation(h)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(op.Free)
-		return op
-	}
-
-	t.Run("granted", func(t *testing.T) {
-		h, path := listen(t)
-		op := operation(t, h)
-		done := make(chan error)
-		go func() { done <- op.Run(connect(h)) }()
-		c, err := dial(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer windows.CloseHandle(c)
-		if err := <-done; err != nil && err != windows.ERROR_PIPE_CONNECTED {
-			t.Error(err)
-		}
-		op.Fire() // too late, and harmless
-	})
-	t.Run("cancelled", func(t *testing.T) {
-		h, path := listen(t)
-		op := operation(t, h)
-		done := make(chan error)
-		begun := make(chan struct{})
-		go func() {
-			done <- op.Run(func(o *windows.Overlapped) error {
-				defer close(begun)
-				return connect(h)(o)
-			})
-		}()
-		<-begun
-		op.Fire()
-		if err := <-done; err != flockctx.ErrInterrupted {
-			t.Error(err)
-		}
-		if err := op.Run(connect(h)); err != flockctx.ErrInterrupted {
-			t.Errorf("after Fire: %v", err)
-		}
-		// The pipe still works: nothing was left under way on it.
-		op = operation(t, h)
-		go func() { done <- op.Run(connect(h)) }()
-		c, err := dial(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer windows.CloseHandle(c)
-		if err := <-done; err != nil && err != windows.ERROR_PIPE_CONNECTED {
-			t.Error(err)
-		}
-	})
-	t.Run("cancelled while granted", func(t *testing.T) {
-		var granted, interrupted int
-		for range 200 {
-			h, path := listen(t)
-			op := operation(t, h)
-			done := make(chan error)
-			go func() { done <- op.Run(connect(h)) }()
-			fired := make(chan struct{})
-			go func() {
-				op.Fire()
-				close(fired)
-			}()
-			c, derr := dial(path)
-			err := <-done
-			<-fired
-			switch {
-			case err == flockctx.ErrInterrupted:
-				interrupted++
-			case derr != nil || err != nil && err != windows.ERROR_PIPE_CONNECTED:
-				t.Errorf("%v; client: %v", err, derr)
-			default:
-				granted++
-			}
-			if derr == nil {
-				windows.CloseHandle(c)
-			}
-		}
-		t.Logf("%d granted, %d cancelled", granted, interrupted)
-	})
 }

@@ -30,8 +30,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/flockctx/flockctx"
-	"github.com/flockctx/flockctx/locker/etcd"
 	"github.com/flockctx/flockctx/locker"
+	"github.com/flockctx/flockctx/locker/etcd"
 	"github.com/flockctx/flockctx/locker/postgres"
 )
 

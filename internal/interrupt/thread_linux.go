@@ -1,0 +1,111 @@
+//go:build !(mips || mipsle || mips64 || mips64le)
+
+package interrupt
+
+import (
+	"runtime"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Call is one wait in the kernel. The zero value is ready for use.
+type Call struct {
+	mu    sync.Mutex // guards the rest, and is held while a signal is sent
+	fired bool       // somebody wants the thread to leave
+	tid   int        // the thread that is in the call, or on its way; 0 before and after
+	sent  bool       // a signal was sent to it
+	gone  chan struct{}
+}
+
+const (
+	firstPause = 50 * time.Microsecond
+	lastPause  = time.Second
+)
+
+// Fire ends the call and returns when it has ended. One signal may not do: it can
+// arrive before the thread is inside the system call, or be lost. So it is sent again,
+// ever more rarely; where the system call does not answer, as that of a FUSE daemon
+// that is deaf to interrupts, once a second.
+func (c *Call) Fire() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.fired = true
+	if c.tid == 0 {
+		return
+	}
+	if c.gone == nil {
+		c.gone = make(chan struct{})
+	}
+	gone := c.gone
+	var h hold
+	defer h.release()
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for pause := firstPause; c.tid != 0; pause = min(2*pause, lastPause) {
+		// Whoever changed the signal's disposition meanwhile does not stop it.
+		if h.arm() {
+			send(c.tid)
+			c.sent = true
+		}
+		c.mu.Unlock()
+		timer.Reset(pause) // not time.Sleep, which an idle process wakes from up to 1 ms late
+		select {
+		case <-gone:
+		case <-timer.C:
+		}
+		c.mu.Lock()
+	}
+}
+
+// Fired reports whether Fire was called.
+func (c *Call) Fired() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.fired
+}
+
+// Run makes the system call fn until it returns anything but ErrInterrupted, or Fire
+// is called. It returns ErrImpossible, without a call of fn, where Fire could not end
+// it.
+func (c *Call) Run(fn func() error) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var old unix.Sigset_t
+	if unix.PthreadSigmask(unix.SIG_UNBLOCK, &mask, &old) != nil {
+		return ErrImpossible
+	}
+	if has(&old, signum) {
+		defer unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil)
+	}
+	if !Possible() || !tried() {
+		return ErrImpossible
+	}
+	c.mu.Lock()
+	if c.fired {
+		c.mu.Unlock()
+		return ErrInterrupted
+	}
+	c.tid = unix.Gettid()
+	c.mu.Unlock()
+
+	err := fn()
+	for err == ErrInterrupted && !c.Fired() {
+		err = fn()
+	}
+
+	c.mu.Lock()
+	c.tid = 0
+	sent := c.sent
+	if c.gone != nil {
+		close(c.gone)
+	}
+	c.mu.Unlock()
+	if sent {
+		// A signal that was sent is delivered at the latest on the return from
+		// this call, so no later call of this thread sees it.
+		unix.Gettid()
+	}
+	return err
+}

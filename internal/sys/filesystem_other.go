@@ -1,0 +1,36 @@
+//go:build !linux
+
+package sys
+
+type kind uint8
+
+const unknown kind = 0
+
+// fileSystem names a file system; here nothing tells.
+type fileSystem struct {
+	name string
+	kind kind
+}
+
+func fileSystemOf(uintptr) fileSystem { return fileSystem{name: "the file system"} }
+
+func kindOf(uintptr, uint64) kind { return unknown }
+
+func (kind) hasHandles() bool { return false }
+func (kind) deniesBusy() bool { return false }
+func (kind) addsLocks() bool  { return false }
+
+func (kind) refusesDirectories() error { return nil }
+
+const atEmptyPath, atFollow = 0, 0
+
+func handleOf(dir int, path string, flags int) uint64 { return 0 }
+
+func isPathOnly(fd uintptr) bool { return false }
+
+// TellsFilesApart reports whether files of one FileID are one file for certain.
+func (d *Descriptor) TellsFilesApart() bool { return true }
+
+func (d *Descriptor) refresh(string) error { return nil }
+
+func sameDescription(a, b uintptr) bool { return a == b }

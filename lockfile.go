@@ -1,0 +1,120 @@
+package flockctx
+
+import (
+	"context"
+	"os"
+
+	"github.com/flockctx/flockctx/internal/sys"
+)
+
+// LockFile locks the open file f, waiting until ctx is done. It is [Lock] for a
+// file that the caller opened, with these differences: f stays the caller's, and
+// neither Unlock nor Close of the handle closes it; the lock is on f whatever
+// path names it, so nothing is verified after the grant; Flag, Perm and Remove of
+// opts have no effect; f may also be a device or a pipe, where the system can lock
+// those, as Linux can.
+//
+// The lock belongs to f's open file description, of which the kernel has one lock.
+// Exclusive handles on the same one take turns like any others; where another handle
+// has it already, shared, or for a byte range that overlaps, the second one fails with
+// [errors.ErrUnsupported]: open the file once more for that.
+//
+// Closing f while the lock is held releases it, unless a child process inherited f or a
+// duplicate of f is open; closing it while LockFile waits ends that with [fs.ErrClosed].
+// f must not be the File of another handle, whose lock this one would share. A lock that
+// f has already, taken without a handle or inherited, the kernel converts; where the new
+// one is busy, flock(2) drops the old one. Duplicates of one description are recognized
+// on Linux only, and there not where kcmp(2) is forbidden.
+func LockFile(ctx context.Context, f *os.File, opts *Options) (*Flock, error) {
+	a := newAttempt(ctx)
+	if f != nil && ctx.Err() != nil {
+		l := borrowed(f, opts)
+		return nil, l.failure("lock", l.mode, &a, errEnded)
+	}
+	return lockFile(&a, f, opts)
+}
+
+// TryLockFile locks the open file f if that needs no waiting: [LockFile] with the
+// errors of [TryLock].
+func TryLockFile(f *os.File, opts *Options) (*Flock, error) {
+	a := newTry()
+	return lockFile(&a, f, opts)
+}
+
+func lockFile(a *attempt, f *os.File, opts *Options) (*Flock, error) {
+	l, err := borrow("lock", f, opts)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.lock(a); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// UnlockFile releases the lock of opts.Mechanism (and of its byte range) that f's
+// open file description holds, whoever took it: for a descriptor that was
+// inherited with its lock. Where there is no lock it does nothing. A lock that a
+// handle of this process holds is released by that handle, not with UnlockFile.
+// On an error, an [*fs.PathError], nothing has changed.
+func UnlockFile(f *os.File, opts *Options) error {
+	l, err := borrow("unlock", f, opts)
+	if err != nil {
+		return err
+	}
+	if err = l.opts.invalid; err == nil {
+		err = l.desc.Lock(l.request(sys.Unlock, l.mode))
+	}
+	if err != nil {
+		return pathError("unlock", l.path, err)
+	}
+	return nil
+}
+
+func borrowed(f *os.File, opts *Options) *Flock {
+	s := opts.settings()
+	return &Flock{path: f.Name(), opts: s, mode: s.Mode, borrowed: true}
+}
+
+// borrow makes a handle on f, for the operation op.
+func borrow(op string, f *os.File, opts *Options) (*Flock, error) {
+	if f == nil {
+		return nil, pathError(op, "", os.ErrInvalid)
+	}
+	l := borrowed(f, opts)
+	var err error
+	if l.desc, err = sys.Borrow(f); err != nil {
+		return nil, pathError(op, l.path, err)
+	}
+	return l, nil
+}
+
+var errShared = sys.Unsupported("another handle has the same open file locked: open the file once more for this one")
+
+// sharesOpenFile returns errShared where another handle inside is on the same open file:
+// shared like this one, or in a byte range that overlaps this one's. The kernel would
+// take this lock for a change of the other, and the first release for both. Of two that
+// come at once, at least one is refused.
+func (l *Flock) sharesOpenFile() error {
+	k, s := l.q.key, l.q.shard
+	var others []*sys.Descriptor
+	s.mu.Lock()
+	for q := s.queues; q != nil; q = q.next {
+		if q.key.id != k.id || q.key.mechanism != k.mechanism || !q.key.overlaps(k) {
+			continue
+		}
+		for h := q.holders; h != nil; h = h.nextHolder {
+			if h.borrowed && h != l {
+				d := h.desc
+				others = append(others, &d)
+			}
+		}
+	}
+	s.mu.Unlock()
+	for _, d := range others {
+		if l.desc.Same(d) {
+			return errShared
+		}
+	}
+	return nil
+}

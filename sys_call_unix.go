@@ -1,9 +1,0 @@
-//go:build (darwin || dragonfly || freebsd || illumos || linux || netbsd || openbsd) && !(linux && (amd64 || arm64 || riscv64))
-
-package flockctx
-
-import "golang.org/x/sys/unix"
-
-func fstat(fd uintptr, st *unix.Stat_t) error { return unix.Fstat(int(fd), st) }
-
-func flock(fd uintptr, how int) error { return unix.Flock(int(fd), how) }

@@ -15,7 +15,7 @@ func lockNew(path string, opts *Options, a *attempt) (*Flock, error) {
 	ended := a.ctx.Err() != nil
 	l := New(path, opts)
 	if ended {
-		return nil, l.failure("lock", l.mode, a, errEnded)
+		return nil, l.failure("lock", l.opts.Mode, a, errEnded)
 	}
 	if l.opts.invalid != nil {
 		return nil, pathError("lock", path, l.opts.invalid)
@@ -24,12 +24,12 @@ func lockNew(path string, opts *Options, a *attempt) (*Flock, error) {
 	a.alone = true
 	l.taken = true
 	l.state = locking
-	err := l.acquire(a, l.mode)
+	err := l.acquire(a, l.opts.Mode)
 	if err == errStale {
-		err = l.acquireCurrent(a, l.mode)
+		err = l.acquireCurrent(a, l.opts.Mode)
 	}
 	if err != nil {
-		return nil, l.failure("lock", l.mode, a, err)
+		return nil, l.failure("lock", l.opts.Mode, a, err)
 	}
 	l.state = locked
 	return l, nil
@@ -41,21 +41,19 @@ func (l *Flock) lock(a *attempt) error {
 		return l.failure("lock", l.Mode(), a, errEnded)
 	}
 	if l.opts.invalid != nil {
-		return pathError("lock", l.path, l.opts.invalid)
+		return pathError("lock", l.Name(), l.opts.invalid)
 	}
-	if m, err := l.lockHandle(a); err != nil {
-		return l.failure("lock", m, a, err)
+	l.mu.Lock()
+	if l.closing || !l.claim() {
+		if err := l.claimSlowly(a); err != nil {
+			return l.failure("lock", l.Mode(), a, err)
+		}
 	}
-	return nil
-}
+	l.state = locking
+	m := Mode(l.mode)
+	l.mu.Unlock()
 
-// lockHandle is lock without the look at what the caller gave, and with the package's
-// own errors. It returns the mode that it wants.
-func (l *Flock) lockHandle(a *attempt) (m Mode, err error) {
-	if m, err = l.enterHandle(a); err != nil {
-		return m, err
-	}
-	err = l.acquire(a, m)
+	err := l.acquire(a, m)
 	if err == errStale && !a.once {
 		err = l.acquireCurrent(a, m)
 	}
@@ -63,39 +61,13 @@ func (l *Flock) lockHandle(a *attempt) (m Mode, err error) {
 	if err == nil {
 		l.setState(locked)
 		l.mu.Unlock()
-		return m, nil
+		return nil
 	}
 	l.setState(unlocked)
 	handed := l.passHandle()
 	l.mu.Unlock()
 	yieldAfter(handed)
-	return m, err
-}
-
-// enterHandle takes the handle for this goroutine, in the state locking, and returns the
-// mode to lock it in.
-func (l *Flock) enterHandle(a *attempt) (m Mode, err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !l.closing && !l.claim() {
-		if a.try {
-			return l.mode, errBusy
-		}
-		l.mu.Unlock()
-		a.waits()
-		l.mu.Lock()
-		err := l.claimWait(a)
-		a.gate = l.turn
-		l.mu.Lock()
-		if err != nil {
-			return l.mode, err
-		}
-	}
-	if l.closing {
-		return l.mode, fs.ErrClosed
-	}
-	l.state = locking
-	return l.mode, nil
+	return l.failure("lock", m, a, err)
 }
 
 // acquire opens the file if it is not open, queues in this process, takes the lock or
@@ -126,7 +98,11 @@ func (l *Flock) acquire(a *attempt, m Mode) (err error) {
 		err = l.sharesOpenFile()
 	}
 	if err == nil {
-		err = l.desc.Lock(l.request(sys.Try, m))
+		if fd, bare := l.desc.Bare(); bare {
+			err = sys.Lock(fd, l.request(sys.Try, m))
+		} else {
+			err = l.desc.Lock(l.request(sys.Try, m))
+		}
 	}
 	if gaveWay {
 		l.q.adjustPatience(err == errBusy)
@@ -202,9 +178,13 @@ func (l *Flock) request(op sys.Op, m Mode) sys.Request {
 	return sys.Request{Op: op, Shared: m == Shared, OFD: l.opts.Mechanism == OFD, Start: l.opts.Start, Length: l.opts.Length}
 }
 
-// failure makes the error that the caller gets from the package's own. It is called
-// when all is given back, since it asks the context, which may panic.
+// failure makes the error that the caller gets from the package's own, which only LockAll
+// gets as they are. It is called when all is given back: it asks the context, which may
+// panic.
 func (l *Flock) failure(op string, m Mode, a *attempt, err error) error {
+	if a.once {
+		return err
+	}
 	if a.panicked != nil {
 		panic(a.panicked)
 	}
@@ -218,25 +198,23 @@ func (l *Flock) failure(op string, m Mode, a *attempt, err error) error {
 		waited = time.Duration(max(nanotime()-a.start, 1))
 	}
 	switch err {
-	case errStale: // to LockAll, which starts again
-		return err
 	case errEnded:
 		err = a.endError()
 	case errBusy:
 		err = ErrLocked
 	default:
 		if lost != nil {
-			return pathError(op, l.path, lost)
+			return pathError(op, l.Name(), lost)
 		}
 		if _, ok := err.(*fs.PathError); ok {
 			return err
 		}
-		return pathError(op, l.path, err)
+		return pathError(op, l.Name(), err)
 	}
 	if lost != nil {
 		err = &lostError{err}
 	}
-	return &BusyError{Path: l.path, Mode: m, Waited: waited, Err: err}
+	return &BusyError{Path: l.Name(), Mode: m, Waited: waited, Err: err}
 }
 
 // yieldAfter gives the processor to the goroutine to which the lock was just

@@ -16,7 +16,7 @@ import (
 type attempt struct {
 	ctx      context.Context
 	try      bool // fail rather than wait
-	once     bool // fail with errStale rather than start again
+	once     bool // of LockAll: fail with the package's own errors, and rather than start again
 	alone    bool // no other goroutine knows the handle, so none can close it
 	panicked any  // what the context panicked with
 
@@ -71,13 +71,16 @@ func (a *attempt) ask(fn func()) {
 }
 
 // ended reports whether the context has ended.
-func (a *attempt) ended() bool {
+func (a *attempt) ended() (yes bool) {
 	if a.isDone() {
 		return true
 	}
-	var err error
-	a.ask(func() { err = a.ctx.Err() })
-	return err != nil || a.panicked != nil
+	defer func() {
+		if p := recover(); p != nil {
+			a.panicked, a.done, yes = p, over, true
+		}
+	}()
+	return a.ctx.Err() != nil
 }
 
 // isDone is ended as far as the channel of one that waits tells.

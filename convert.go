@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"syscall"
 
+	"github.com/flockctx/flockctx/internal/gate"
 	"github.com/flockctx/flockctx/internal/sys"
 )
 
@@ -28,21 +29,21 @@ func (l *Flock) Convert(ctx context.Context, m Mode) error {
 	a := newAttempt(ctx)
 	ended := ctx.Err() != nil
 	if m != Exclusive && m != Shared {
-		return pathError("convert", l.path, syscall.EINVAL)
+		return pathError("convert", l.Name(), syscall.EINVAL)
 	}
 	l.mu.Lock()
 	l.settle()
 	switch {
 	case l.closing:
 		l.mu.Unlock()
-		return pathError("convert", l.path, fs.ErrClosed)
+		return pathError("convert", l.Name(), fs.ErrClosed)
 	case l.state != locked:
 		l.mu.Unlock()
-		return pathError("convert", l.path, ErrNotLocked)
+		return pathError("convert", l.Name(), ErrNotLocked)
 	case ended:
 		l.mu.Unlock()
 		return l.failure("convert", m, &a, errEnded)
-	case m == l.mode:
+	case m == Mode(l.mode):
 		l.mu.Unlock()
 		return nil
 	}
@@ -58,18 +59,18 @@ func (l *Flock) Convert(ctx context.Context, m Mode) error {
 	}
 	lost := errors.Is(err, ErrNotLocked)
 	if lost {
-		yieldAfter(l.leaveGate(l.mode))
+		yieldAfter(l.leaveGate(Mode(l.mode)))
 	}
 	l.mu.Lock()
 	if lost {
-		if !l.guarded {
+		if l.guard == nil {
 			l.protect()
 		}
 		l.setState(unlocked)
 		l.passHandle()
 	} else {
 		if err == nil {
-			l.mode = m
+			l.mode = gate.Mode(m)
 		}
 		l.setState(locked)
 	}

@@ -27,8 +27,8 @@ func Waiters(path string, m Mechanism) (n int) {
 func HandleWaiters(l *Flock) (n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.turn != nil {
-		l.turn.Waiting(func(gate.Mode, any) { n++ })
+	if l.others != nil {
+		l.others.turn.Waiting(func(gate.Mode, any) { n++ })
 	}
 	return n
 }
@@ -78,7 +78,7 @@ func CloseHolders() {
 // PretendOpening makes it look as if as many files were being opened as may be at
 // once, until the func that it returns is called.
 func PretendOpening() (done func()) {
-	b := currentBatch()
+	b := opening.Load()
 	b.n.Add(maxOpening)
 	return func() { b.n.Add(-maxOpening) }
 }

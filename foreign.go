@@ -185,7 +185,7 @@ func (l *Flock) block(o *outsider, a *attempt, m Mode) error {
 		return err
 	}
 	defer free()
-	if err := l.beginWait(call); err != nil {
+	if err := l.beginWait(a, call); err != nil {
 		return err
 	}
 	l.q.lock()
@@ -203,7 +203,7 @@ func (l *Flock) block(o *outsider, a *attempt, m Mode) error {
 	l.q.lock()
 	o.call = nil
 	l.q.unlock()
-	switch closing := l.endWait(); {
+	switch closing := l.endWait(a); {
 	case err != interrupt.ErrInterrupted:
 		return err
 	case closing:

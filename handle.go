@@ -22,83 +22,94 @@ const (
 	converting
 )
 
-// absolute returns what path means now, whatever becomes of the working directory.
-func absolute(path string) (string, error) {
-	if filepath.IsAbs(path) || path == "" {
-		return path, nil
-	}
+// fix makes the relative path mean what it means now, whatever becomes of the working
+// directory.
+func (l *Flock) fix(path string) {
+	var err error
+	l.given = &path
 	if runtime.GOOS == "windows" {
-		return filepath.Abs(path)
+		l.at, err = filepath.Abs(path)
+	} else {
+		// Not filepath.Abs, which takes out "..": behind a symbolic link that is
+		// another path.
+		l.at, err = os.Getwd()
+		l.at += string(filepath.Separator) + path
 	}
-	// Not filepath.Abs: without "..", the path behind a symbolic link is another one.
-	dir, err := os.Getwd()
 	if err != nil {
-		return "", err
+		l.opts = &settings{Options: l.opts.Options, invalid: err}
 	}
-	return dir + string(filepath.Separator) + path, nil
 }
 
-// shut keeps goroutines from using the handle and throws out those that wait on
-// it. l.mu is held, and released for a moment where one of them is in the kernel.
-func (l *Flock) shut() {
-	if l.closing {
-		return
+// others is what goroutines need that wait for each other on one handle. The handle's
+// mutex guards it.
+type others struct {
+	turn    gate.Gate       // in place of Flock.taken
+	closed  chan struct{}   // closed by Close
+	changed sync.Cond       // the state has changed
+	call    *interrupt.Call // the wait in the kernel that is under way, for Close to end
+}
+
+// withOthers returns l.others, which it makes if there is none yet. l.mu is held.
+func (l *Flock) withOthers() *others {
+	if l.others == nil {
+		o := &others{closed: make(chan struct{}), changed: sync.Cond{L: &l.mu}}
+		o.turn.Init(&l.mu, 0)
+		if l.taken {
+			o.turn.TryEnter(gate.Writer)
+		}
+		if l.closing {
+			close(o.closed)
+		}
+		l.others = o
 	}
-	l.closing = true
-	if l.closed != nil {
-		close(l.closed)
+	return l.others
+}
+
+// claim takes the handle for a goroutine if that needs no waiting. l.mu is held.
+func (l *Flock) claim() bool {
+	if l.others != nil {
+		return l.others.turn.TryEnter(gate.Writer)
 	}
-	if call := l.call; call != nil {
+	if l.taken {
+		return false
+	}
+	l.taken = true
+	return true
+}
+
+// claimSlowly is claim where that may need waiting. l.mu is held, and released on an
+// error.
+func (l *Flock) claimSlowly(a *attempt) error {
+	if !l.closing && a.try {
 		l.mu.Unlock()
-		call.Fire()
+		return errBusy
+	}
+	l.mu.Unlock()
+	a.waits()
+	l.mu.Lock()
+	if !l.closing {
+		o := l.withOthers()
+		a.gate = &o.turn
+		if err := o.turn.Enter(a.done, o.closed, gate.Writer, nil); err != nil {
+			return err
+		}
 		l.mu.Lock()
 	}
-}
-
-// beginWait makes call the way for Close to end the wait in the kernel that begins.
-func (l *Flock) beginWait(call *interrupt.Call) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	if l.closing {
+		l.mu.Unlock()
 		return fs.ErrClosed
 	}
-	l.call = call
 	return nil
 }
 
-// endWait ends that, and reports whether Close has begun.
-func (l *Flock) endWait() (closing bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.call = nil
-	return l.closing
-}
-
-// closedFor returns a channel that Close closes, or nil where it cannot be called.
-func (l *Flock) closedFor(a *attempt) <-chan struct{} {
-	if a.alone {
-		return nil
+// passHandle gives the handle to the next goroutine. l.mu is held. It reports whether
+// there was one.
+func (l *Flock) passHandle() (handed bool) {
+	if l.others != nil {
+		return l.others.turn.Leave(gate.Writer)
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.closedChan()
-}
-
-// closedChan is closedFor with l.mu held.
-func (l *Flock) closedChan() <-chan struct{} {
-	if l.closed == nil {
-		l.closed = make(chan struct{})
-		if l.closing {
-			close(l.closed)
-		}
-	}
-	return l.closed
-}
-
-func (l *Flock) isClosing() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.closing
+	l.taken = false
+	return false
 }
 
 // settle waits while another goroutine is in the middle of a change. l.mu is held.
@@ -109,65 +120,85 @@ func (l *Flock) settle() {
 }
 
 // awaitChange waits for setState. l.mu is held, but not meanwhile.
-func (l *Flock) awaitChange() {
-	if l.changed == nil {
-		l.changed = sync.NewCond(&l.mu)
-	}
-	l.changed.Wait()
-}
+func (l *Flock) awaitChange() { l.withOthers().changed.Wait() }
 
 // setState ends such a change. l.mu is held.
 func (l *Flock) setState(s state) {
 	l.state = s
-	if l.changed != nil {
-		l.changed.Broadcast()
+	if l.others != nil {
+		l.others.changed.Broadcast()
 	}
 }
 
-// claim takes the handle for a goroutine if that needs no waiting. l.mu is held.
-func (l *Flock) claim() bool {
-	if l.turn != nil {
-		return l.turn.TryEnter(gate.Writer)
+// shut keeps goroutines from using the handle and throws out those that wait on
+// it. l.mu is held, and released for a moment where one of them is in the kernel.
+func (l *Flock) shut() {
+	if l.closing {
+		return
 	}
-	if l.taken {
+	l.closing = true
+	if l.others == nil {
+		return
+	}
+	close(l.others.closed)
+	if call := l.others.call; call != nil {
+		l.mu.Unlock()
+		call.Fire()
+		l.mu.Lock()
+	}
+}
+
+// closedFor returns a channel that Close closes, or nil where it cannot be called.
+func (l *Flock) closedFor(a *attempt) <-chan struct{} {
+	if a.alone {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.withOthers().closed
+}
+
+func (l *Flock) isClosing() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.closing
+}
+
+// beginWait makes call the way for Close to end the wait in the kernel that begins.
+func (l *Flock) beginWait(a *attempt, call *interrupt.Call) error {
+	if a.alone {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closing {
+		return fs.ErrClosed
+	}
+	l.withOthers().call = call
+	return nil
+}
+
+// endWait ends that, and reports whether Close has begun.
+func (l *Flock) endWait(a *attempt) (closing bool) {
+	if a.alone {
 		return false
 	}
-	l.taken = true
-	return true
-}
-
-// claimWait waits for the handle. l.mu is held, and released on return.
-func (l *Flock) claimWait(a *attempt) error {
-	if l.turn == nil {
-		l.turn = new(gate.Gate)
-		l.turn.Init(&l.mu, 0)
-		if l.taken {
-			l.turn.TryEnter(gate.Writer)
-		}
-	}
-	return l.turn.Enter(a.done, l.closedChan(), gate.Writer, nil)
-}
-
-// passHandle gives the handle to the next goroutine. l.mu is held. It reports whether
-// there was one.
-func (l *Flock) passHandle() (handed bool) {
-	if l.turn != nil {
-		return l.turn.Leave(gate.Writer)
-	}
-	l.taken = false
-	return false
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.others.call = nil
+	return l.closing
 }
 
 // makeFile returns the handle's os.File, which it makes if there is a descriptor
 // but no os.File yet. l.mu is held, and no other goroutine owns l.desc.
 func (l *Flock) makeFile() *os.File {
 	if _, bare := l.desc.Bare(); bare {
-		l.desc.File(l.path)
-		if l.guarded {
+		l.desc.File(l.Name())
+		if l.guard != nil {
 			l.protect()
 		}
 	}
-	return l.desc.File(l.path)
+	return l.desc.File(l.Name())
 }
 
 // orphan is what remains of an unlocked handle that the program forgot. An os.File
@@ -184,8 +215,7 @@ func (l *Flock) protect() {
 	l.unprotect()
 	o := orphan{q: l.q}
 	o.fd, o.bare = l.desc.Bare()
-	l.guarded = true
-	l.guard = runtime.AddCleanup(l, func(o orphan) {
+	guard := runtime.AddCleanup(l, func(o orphan) {
 		o.q.lock()
 		o.q.unref()
 		o.q.unlock()
@@ -193,11 +223,12 @@ func (l *Flock) protect() {
 			sys.Close(o.fd)
 		}
 	}, o)
+	l.guard = &guard
 }
 
 func (l *Flock) unprotect() {
-	if l.guarded {
+	if l.guard != nil {
 		l.guard.Stop()
-		l.guarded = false
+		l.guard = nil
 	}
 }

@@ -130,7 +130,7 @@ func (q *queue) parked(ws []lockview.Waiter) []lockview.Waiter {
 		ws = append(ws, w)
 	}
 	for l := q.holders; l != nil; l = l.nextHolder {
-		w.Path = l.path
+		w.Path = l.Name()
 	}
 	if m, closed := q.gate.Closed(); closed {
 		add(m, true)
@@ -138,8 +138,8 @@ func (q *queue) parked(ws []lockview.Waiter) []lockview.Waiter {
 	q.gate.Waiting(func(m gate.Mode, _ any) { add(m, false) })
 	for l := q.holders; l != nil; l = l.nextHolder {
 		l.mu.Lock()
-		if l.turn != nil {
-			l.turn.Waiting(func(gate.Mode, any) { add(gate.Mode(l.mode), false) })
+		if l.others != nil {
+			l.others.turn.Waiting(func(gate.Mode, any) { add(l.mode, false) })
 		}
 		l.mu.Unlock()
 	}

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"runtime"
 	"sync"
 
 	"github.com/flockctx/flockctx/internal/gate"
-	"github.com/flockctx/flockctx/internal/interrupt"
 	"github.com/flockctx/flockctx/internal/sys"
 )
 
@@ -26,8 +26,8 @@ import (
 // using the file, and it does not notice that the file was removed or replaced
 // while the lock is held.
 type Flock struct {
-	path     string    // as the caller gave it
-	at       string    // what it meant then: an absolute path
+	at       string    // what the path meant when the handle was made: an absolute one
+	given    *string   // the path as the caller gave it, where that is another one
 	opts     *settings // never changed, maybe shared with other handles
 	borrowed bool      // the file came from LockFile and is the caller's
 
@@ -36,19 +36,15 @@ type Flock struct {
 	fresh   bool // desc was opened for the Lock to come, which closes it where it fails
 	state   state
 	closing bool // Close has begun: no goroutine may lock any more
-	taken   bool // a goroutine has the handle: from the beginning of Lock to the end of Unlock
-	guarded bool // guard is set: from the first Unlock until the file is closed
-	mode    Mode
+	taken   bool // a goroutine has the handle, from the beginning of Lock to the end of Unlock; see others
+	mode    gate.Mode
 
-	mu      sync.Mutex      // guards all from fresh to guard; no system call that can wait is made under it
-	turn    *gate.Gate      // in place of taken, from the first time that a goroutine waits for the handle
-	closed  chan struct{}   // closed by Close; made by the first who waits
-	changed *sync.Cond      // state has changed; made by the first who waits
-	call    *interrupt.Call // the wait in the kernel that is under way
+	mu     sync.Mutex // guards all from fresh to guard; no system call that can wait is made under it
+	others *others    // made by the first goroutine that waits for another one
 
 	desc  sys.Descriptor
-	q     *queue // nil while no file is open
-	guard runtime.Cleanup
+	q     *queue           // nil while no file is open
+	guard *runtime.Cleanup // gives back what an unlocked, forgotten handle has open; from the first Unlock until the file is closed
 
 	nextHolder, prevHolder *Flock // q.holders; guarded by its mutex
 }
@@ -58,12 +54,12 @@ type Flock struct {
 // I/O; what is wrong with path or opts is reported by Lock. Use it for a lock that is
 // taken more than once: it keeps the file open between Unlock and Lock.
 func New(path string, opts *Options) *Flock {
-	s := opts.settings()
-	at, err := absolute(path)
-	if err != nil {
-		s = &settings{Options: s.Options, invalid: err}
+	l := &Flock{at: path, opts: opts.settings()}
+	l.mode = gate.Mode(l.opts.Mode)
+	if path != "" && !filepath.IsAbs(path) {
+		l.fix(path)
 	}
-	return &Flock{path: path, at: at, opts: s, mode: s.Mode}
+	return l
 }
 
 // Lock locks the file that path names, waiting until ctx is done. It is New
@@ -158,14 +154,19 @@ func (l *Flock) File() *os.File {
 
 // Name returns the path that the handle was made with, or the name of the file
 // given to LockFile.
-func (l *Flock) Name() string { return l.path }
+func (l *Flock) Name() string {
+	if l.given != nil {
+		return *l.given
+	}
+	return l.at
+}
 
 // Mode returns the mode in which the handle is locked, or will be by its next
 // Lock: that of its Options until Convert changes it.
 func (l *Flock) Mode() Mode {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.mode
+	return Mode(l.mode)
 }
 
 // Locked reports whether the handle holds the lock. By the time it returns this

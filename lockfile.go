@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 
+	"github.com/flockctx/flockctx/internal/gate"
 	"github.com/flockctx/flockctx/internal/sys"
 )
 
@@ -29,7 +30,7 @@ func LockFile(ctx context.Context, f *os.File, opts *Options) (*Flock, error) {
 	a := newAttempt(ctx)
 	if f != nil && ctx.Err() != nil {
 		l := borrowed(f, opts)
-		return nil, l.failure("lock", l.mode, &a, errEnded)
+		return nil, l.failure("lock", l.opts.Mode, &a, errEnded)
 	}
 	return lockFile(&a, f, opts)
 }
@@ -63,17 +64,18 @@ func UnlockFile(f *os.File, opts *Options) error {
 		return err
 	}
 	if err = l.opts.invalid; err == nil {
-		err = l.desc.Lock(l.request(sys.Unlock, l.mode))
+		err = l.desc.Lock(l.request(sys.Unlock, Exclusive))
 	}
 	if err != nil {
-		return pathError("unlock", l.path, err)
+		return pathError("unlock", l.Name(), err)
 	}
 	return nil
 }
 
 func borrowed(f *os.File, opts *Options) *Flock {
-	s := opts.settings()
-	return &Flock{path: f.Name(), opts: s, mode: s.Mode, borrowed: true}
+	l := &Flock{at: f.Name(), opts: opts.settings(), borrowed: true}
+	l.mode = gate.Mode(l.opts.Mode)
+	return l
 }
 
 // borrow makes a handle on f, for the operation op.
@@ -84,7 +86,7 @@ func borrow(op string, f *os.File, opts *Options) (*Flock, error) {
 	l := borrowed(f, opts)
 	var err error
 	if l.desc, err = sys.Borrow(f); err != nil {
-		return nil, pathError(op, l.path, err)
+		return nil, pathError(op, l.Name(), err)
 	}
 	return l, nil
 }

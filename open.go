@@ -31,18 +31,13 @@ const (
 type batch struct{ n atomic.Int32 }
 
 var (
-	opening  atomic.Pointer[batch] // the one to enter
+	opening = func() *atomic.Pointer[batch] { // the one to enter
+		p := new(atomic.Pointer[batch])
+		p.Store(new(batch))
+		return p
+	}()
 	openTurn = make(chan struct{}, 1)
 )
-
-func currentBatch() *batch {
-	b := opening.Load()
-	if b == nil {
-		opening.CompareAndSwap(nil, new(batch))
-		b = opening.Load()
-	}
-	return b
-}
 
 // enter counts one more, unless there are enough.
 func (b *batch) enter() bool {
@@ -68,7 +63,7 @@ func (l *Flock) awaitOpening(a *attempt) (*batch, error) {
 	timer := time.NewTimer(openProbe)
 	defer timer.Stop()
 	for began := nanotime(); ; {
-		b := currentBatch()
+		b := opening.Load()
 		if b.enter() {
 			return b, nil
 		}
@@ -89,7 +84,7 @@ func (l *Flock) awaitOpening(a *attempt) (*batch, error) {
 
 // open opens the handle's file, which is not open. The caller owns l.desc.
 func (l *Flock) open(a *attempt) (err error) {
-	b := currentBatch()
+	b := opening.Load()
 	if !b.enter() {
 		if a.try { // which may not wait
 			b = new(batch)
@@ -98,7 +93,11 @@ func (l *Flock) open(a *attempt) (err error) {
 			return err
 		}
 	}
-	d, err := l.openOnce()
+	flag, perm := l.opts.openArgs()
+	d, err := sys.Open(l.at, flag, perm)
+	if err != nil && l.opts.Flag == 0 {
+		d, err = openDefault(l.at, l.opts.Perm, err)
+	}
 	b.n.Add(-1)
 	if err == errBusy && !a.try {
 		d, err = l.openLeased(a)
@@ -110,17 +109,7 @@ func (l *Flock) open(a *attempt) (err error) {
 	case errBusy, errEnded, fs.ErrClosed:
 		return err
 	}
-	return pathError("open", l.path, err)
-}
-
-// openOnce opens the file, or fails with errBusy where it would have to wait.
-func (l *Flock) openOnce() (sys.Descriptor, error) {
-	flag, perm := l.opts.openArgs()
-	d, err := sys.Open(l.at, flag, perm)
-	if err != nil && l.opts.Flag == 0 {
-		d, err = openDefault(l.at, l.opts.Perm, err)
-	}
-	return d, err
+	return pathError("open", l.Name(), err)
 }
 
 // openLeased opens a file on which another process has a lease: open(2) would wait
@@ -134,7 +123,11 @@ func (l *Flock) openLeased(a *attempt) (d sys.Descriptor, err error) {
 		if err := b.sleep(a, l.closedFor(a), nil); err != nil {
 			return d, err
 		}
-		d, err = l.openOnce()
+		flag, perm := l.opts.openArgs()
+		d, err = sys.Open(l.at, flag, perm)
+		if err != nil && l.opts.Flag == 0 {
+			d, err = openDefault(l.at, l.opts.Perm, err)
+		}
 		if err != errBusy {
 			return d, err
 		}

@@ -28,10 +28,10 @@ func (l *Flock) Unlock() error {
 	switch {
 	case l.closing:
 		l.mu.Unlock()
-		return pathError("unlock", l.path, fs.ErrClosed)
+		return pathError("unlock", l.Name(), fs.ErrClosed)
 	case l.state != locked:
 		l.mu.Unlock()
-		return pathError("unlock", l.path, ErrNotLocked)
+		return pathError("unlock", l.Name(), ErrNotLocked)
 	}
 	l.state = unlocking
 	l.mu.Unlock()
@@ -40,11 +40,11 @@ func (l *Flock) Unlock() error {
 	gone := err == nil || errors.Is(err, fs.ErrClosed)
 	var handed bool
 	if gone {
-		handed = l.leaveGate(l.mode)
+		handed = l.leaveGate(Mode(l.mode))
 	}
 	l.mu.Lock()
 	if gone {
-		if !l.guarded {
+		if l.guard == nil {
 			l.protect()
 		}
 		l.setState(unlocked)
@@ -57,7 +57,7 @@ func (l *Flock) Unlock() error {
 	l.mu.Unlock()
 	yieldAfter(handed)
 	if err != nil {
-		return pathError("unlock", l.path, err)
+		return pathError("unlock", l.Name(), err)
 	}
 	return nil
 }
@@ -85,7 +85,7 @@ func (l *Flock) close(remove bool) error {
 	}
 	if l.closing {
 		l.mu.Unlock()
-		return pathError("close", l.path, fs.ErrClosed)
+		return pathError("close", l.Name(), fs.ErrClosed)
 	}
 	if l.state == locking || l.state == converting {
 		l.shut() // nothing begins from now on, and what is under way ends
@@ -99,10 +99,12 @@ func (l *Flock) close(remove bool) error {
 			removed = l.remove()
 		}
 		l.q.publish()
-		if unlockErr = l.desc.Lock(l.request(sys.Unlock, l.mode)); unlockErr == fs.ErrClosed {
+		if fd, bare := l.desc.Bare(); bare {
+			unlockErr = sys.Lock(fd, l.request(sys.Unlock, Exclusive))
+		} else if unlockErr = l.desc.Lock(l.request(sys.Unlock, Exclusive)); unlockErr == fs.ErrClosed {
 			unlockErr = nil
 		}
-		yieldAfter(l.leaveGate(l.mode))
+		yieldAfter(l.leaveGate(Mode(l.mode)))
 		l.mu.Lock()
 		l.setState(unlocked)
 	}
@@ -117,7 +119,9 @@ func (l *Flock) close(remove bool) error {
 		q.unlock()
 	}
 	var err error
-	if d.IsOpen() && !l.borrowed {
+	if fd, bare := d.Bare(); bare {
+		err = sys.Close(fd)
+	} else if d.IsOpen() && !l.borrowed {
 		if err = d.Close(); errors.Is(err, fs.ErrClosed) {
 			err = nil
 		}
@@ -135,7 +139,7 @@ func (l *Flock) closeFailed(remove, unlock, closing error) error {
 		err error
 	}{{"remove", remove}, {"unlock", unlock}, {"close", closing}} {
 		if e.err != nil {
-			errs = append(errs, pathError(e.op, l.path, e.err))
+			errs = append(errs, pathError(e.op, l.Name(), e.err))
 		}
 	}
 	if len(errs) == 1 {
@@ -149,7 +153,7 @@ func (l *Flock) closeFailed(remove, unlock, closing error) error {
 // unlockKernel gives the lock back to the kernel.
 func (l *Flock) unlockKernel() error {
 	l.q.publish()
-	return l.desc.Lock(l.request(sys.Unlock, l.mode))
+	return l.desc.Lock(l.request(sys.Unlock, Mode(l.mode)))
 }
 
 // leaveGate takes l, which does not hold the lock any more, off its queue's holders, and
@@ -167,7 +171,7 @@ func (l *Flock) leaveGate(m Mode) (handed bool) {
 // for the next Lock. One from LockFile stays the caller's; a handle on it that never was
 // locked has nothing to keep.
 func (l *Flock) closeFile(all bool) {
-	if !all && !(l.borrowed && !l.guarded) {
+	if !all && !(l.borrowed && l.guard == nil) {
 		return
 	}
 	if q := l.q; q != nil {
@@ -197,7 +201,7 @@ func (l *Flock) remove() error {
 	if l.desc.CheckOpen() != nil {
 		return nil
 	}
-	if l.mode == Shared {
+	if l.mode == gate.Reader {
 		r := l.request(sys.Try, Exclusive)
 		r.Convert = true
 		if err := l.desc.Lock(r); err == errBusy {
@@ -235,7 +239,7 @@ func (l *Flock) ownName() (string, error) {
 	case err != nil:
 		return "", err
 	case fi.IsDir():
-		return "", &fs.PathError{Op: "remove", Path: l.path, Err: syscall.EISDIR}
+		return "", &fs.PathError{Op: "remove", Path: l.Name(), Err: syscall.EISDIR}
 	case fi.Mode()&fs.ModeSymlink != 0: // made a link this very moment
 		return "", nil
 	}

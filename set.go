@@ -38,10 +38,11 @@ func LockAll(ctx context.Context, paths []string, opts *Options) (*Set, error) {
 	}
 	first := New("", opts) // for errors that are of no path in particular
 	if len(paths) > 0 {
-		first.path = paths[0]
+		first.at = paths[0]
 	}
 	if ctx.Err() != nil {
-		return nil, first.failure("lock", first.mode, &a, errEnded)
+		a.once = false
+		return nil, first.failure("lock", first.opts.Mode, &a, errEnded)
 	}
 	var s *Set
 	busy := first // whose lock was not to be had
@@ -49,8 +50,9 @@ func LockAll(ctx context.Context, paths []string, opts *Options) (*Set, error) {
 		s, busy, err = lockAll(&a, paths, opts)
 		return err
 	})
+	a.once = false
 	if err != nil {
-		return nil, busy.failure("lock", busy.mode, &a, err)
+		return nil, busy.failure("lock", busy.opts.Mode, &a, err)
 	}
 	return s, nil
 }
@@ -84,7 +86,7 @@ func lockAll(a *attempt, paths []string, opts *Options) (s *Set, of *Flock, err 
 			named[i] = first
 			l.Close()
 			if !apart {
-				return s, l, sys.Unsupported("has the same inode number as %s, and the file system does not tell whether the two are one file", first.path)
+				return s, l, sys.Unsupported("has the same inode number as %s, and the file system does not tell whether the two are one file", first.Name())
 			}
 			continue
 		}
@@ -99,7 +101,7 @@ func lockAll(a *attempt, paths []string, opts *Options) (s *Set, of *Flock, err 
 	})
 	for _, l := range order {
 		a.gate = nil
-		if _, err := l.lockHandle(a); err != nil {
+		if err := l.lock(a); err != nil {
 			return s, l, err
 		}
 	}
@@ -155,7 +157,7 @@ func (s *Set) Close() error {
 	if s.closed {
 		path := ""
 		if len(s.files) > 0 {
-			path = s.files[0].path
+			path = s.files[0].Name()
 		}
 		return pathError("close", path, fs.ErrClosed)
 	}

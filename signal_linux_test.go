@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -262,30 +261,6 @@ func TestSignalBeforeTheCall(t *testing.T) {
 		done := async(func() error { _, err := flockctx.Lock(ctx, path, inKernel()); return err })
 		wantErr(t, soon(t, done, "Lock with a short deadline"), context.DeadlineExceeded)
 		cancel()
-	}
-}
-
-// slowContext never ends, and takes its time to say so.
-type slowContext struct {
-	context.Context
-	meanwhile func()
-}
-
-func (c *slowContext) Done() <-chan struct{} { return make(chan struct{}) }
-func (c *slowContext) AfterFunc(func()) func() bool {
-	go c.meanwhile()
-	time.Sleep(3 * time.Millisecond)
-	return func() bool { return true }
-}
-
-// The same for certain: Close has sent several signals before the call.
-func TestSignalLongBeforeTheCall(t *testing.T) {
-	path := tempPath(t)
-	hold(t, path)
-	for range 5 {
-		l := newHandle(t, path, &flockctx.Options{Wait: flockctx.WaitBlock})
-		ctx := &slowContext{context.Background(), func() { l.Close() }}
-		wantErr(t, soon(t, async(func() error { return l.Lock(ctx) }), "Lock after an early signal"), fs.ErrClosed)
 	}
 }
 

@@ -66,7 +66,7 @@ func (l *Flock) accept(a *attempt, opened bool, err error) error {
 		return err
 	}
 	if err != nil {
-		return pathError("stat", l.path, err)
+		return pathError("stat", l.Name(), err)
 	}
 	if a.ended() {
 		return errEnded
@@ -82,8 +82,8 @@ func (l *Flock) truncate() error {
 	if l.borrowed || l.opts.Flag&os.O_TRUNC == 0 {
 		return nil
 	}
-	if err := l.desc.Truncate(l.path); err != nil {
-		return pathError("truncate", l.path, err)
+	if err := l.desc.Truncate(l.Name()); err != nil {
+		return pathError("truncate", l.Name(), err)
 	}
 	return nil
 }

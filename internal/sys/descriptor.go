@@ -66,11 +66,11 @@ func (d *Descriptor) control(fn func(fd uintptr) error) error {
 // Lock does r at once. The error is nil, ErrBusy, ErrStale where the server has
 // forgotten the file, fs.ErrClosed where the os.File was closed, or the system's.
 func (d *Descriptor) Lock(r Request) error {
-	if d.file == nil {
-		return lock(d.fd, r)
-	}
 	return d.control(func(fd uintptr) error { return lock(fd, r) })
 }
+
+// Lock is Descriptor.Lock for a bare descriptor.
+func Lock(fd uintptr, r Request) error { return lock(fd, r) }
 
 // CheckOpen returns fs.ErrClosed where the os.File was closed by its owner.
 func (d *Descriptor) CheckOpen() error {

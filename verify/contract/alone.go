@@ -118,3 +118,19 @@ func many(dir string, count string) int {
 	}
 	return 0
 }
+
+// beside has goroutines lock files in a folder that does not answer, and says how long
+// it takes to lock a free file elsewhere.
+func beside(hung, free string) int {
+	for i := range 40 {
+		go flockctx.Lock(context.Background(), fmt.Sprintf("%s/beside-%d", hung, i), nil)
+	}
+	time.Sleep(time.Second)
+	start := time.Now()
+	_, err := lock(free, &exclusive, 20*time.Second)
+	fmt.Printf("beside 40 goroutines at %s: %s locked after %v: %v\n", hung, free, time.Since(start).Round(time.Millisecond), err)
+	if err != nil || time.Since(start) > *slack {
+		return 1
+	}
+	return 0
+}

@@ -7,6 +7,7 @@
 //	contract wait PATH [auto|block|poll] [TIMEOUT]  waits for a lock and says how that ended
 //	contract hold PATH [SECONDS]              holds a lock and says what became of it
 //	contract many FOLDER N                    N goroutines wait for as many locks of a peer
+//	contract beside FOLDER PATH               locks PATH while 40 goroutines lock files in FOLDER
 //
 // It prints one line for each check: "ok", "FAIL", "known" (it fails, and was said to
 // with -known) or "none" (the environment has no such thing), and ends with status 1
@@ -63,6 +64,8 @@ func main() {
 		os.Exit(hold(flag.Args()[1:]))
 	case flag.Arg(0) == "many" && flag.NArg() == 3:
 		os.Exit(many(flag.Arg(1), flag.Arg(2)))
+	case flag.Arg(0) == "beside" && flag.NArg() == 3:
+		os.Exit(beside(flag.Arg(1), flag.Arg(2)))
 	case flag.NArg() == 1:
 		os.Exit(runChecks(flag.Arg(0)))
 	default:
@@ -197,6 +200,9 @@ func runCheck(c check, dir, there string) (verdict, text string) {
 
 // descriptors counts those that are open, where /proc tells.
 func descriptors() int {
+	if runtime.GOOS != "linux" {
+		return 0
+	}
 	names, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		return 0

@@ -103,7 +103,7 @@ func churn(path string, n int) error {
 
 // counts: both raise a number in the locked file; none is lost.
 func counts(p *pair, o flockctx.Options) {
-	const n = 100
+	const n = 50
 	done := make(chan error, 1)
 	p.must(p.path, o).Close()
 	go func() { done <- p.do(order{Do: "count", Path: p.there + "/lock", Options: o, N: n}) }()

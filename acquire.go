@@ -2,6 +2,7 @@ package flockctx
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"runtime"
 	"time"
@@ -12,13 +13,11 @@ import (
 
 // lockNew makes a handle and locks it.
 func lockNew(path string, opts *Options, a *attempt) (*Flock, error) {
-	ended := a.ctx.Err() != nil
+	refused := a.ctx.Err() != nil // which may panic, before anything is done
 	l := New(path, opts)
-	if ended {
-		return nil, l.failure("lock", l.opts.Mode, a, errEnded)
-	}
-	if l.opts.invalid != nil {
-		return nil, pathError("lock", path, l.opts.invalid)
+	a.traced(l, "lock", l.opts.Mode)
+	if refused || l.opts.invalid != nil {
+		return nil, l.failure("lock", l.opts.Mode, a, l.refusal(refused))
 	}
 	// No other goroutine knows the handle: it is entered without l.mu.
 	a.alone = true
@@ -31,17 +30,25 @@ func lockNew(path string, opts *Options, a *attempt) (*Flock, error) {
 	if err != nil {
 		return nil, l.failure("lock", l.opts.Mode, a, err)
 	}
+	l.mu.Lock() // Snapshot knows the handle by now
 	l.state = locked
+	l.mu.Unlock()
 	return l, nil
+}
+
+// refusal returns why there is nothing to try.
+func (l *Flock) refusal(ended bool) error {
+	if ended {
+		return errEnded
+	}
+	return l.opts.invalid
 }
 
 // lock is the way to a lock of a handle that others may use too.
 func (l *Flock) lock(a *attempt) error {
-	if a.ctx.Err() != nil {
-		return l.failure("lock", l.Mode(), a, errEnded)
-	}
-	if l.opts.invalid != nil {
-		return pathError("lock", l.Name(), l.opts.invalid)
+	a.traced(l, "lock", l.opts.Mode)
+	if ended := a.ctx.Err() != nil; ended || l.opts.invalid != nil {
+		return l.failure("lock", l.Mode(), a, l.refusal(ended))
 	}
 	l.mu.Lock()
 	if l.closing || !l.claim() {
@@ -157,7 +164,7 @@ func (l *Flock) queue(a *attempt, m Mode, opened bool) error {
 		closed := l.closedFor(a)
 		q.lock()
 		q.joinWaiters(l.opts)
-		if err := q.gate.Enter(a.done, closed, gm, l.opts); err != nil {
+		if err := q.gate.Enter(a.done, closed, gm, l); err != nil {
 			return err
 		}
 		a.gate = &q.gate
@@ -185,9 +192,20 @@ func (l *Flock) failure(op string, m Mode, a *attempt, err error) error {
 	if a.once {
 		return err
 	}
-	if a.panicked != nil {
+	a.endWait()
+	if p := a.panicked; p != nil {
+		a.tellFailure(fmt.Errorf("panic: %v", p))
+		panic(p)
+	}
+	err = l.explain(op, m, a, err)
+	if a.tellFailure(err); a.panicked != nil {
 		panic(a.panicked)
 	}
+	return err
+}
+
+// explain is failure without its hooks.
+func (l *Flock) explain(op string, m Mode, a *attempt, err error) error {
 	var lost *lostError
 	errors.As(err, &lost)
 	if lost != nil {
@@ -214,7 +232,7 @@ func (l *Flock) failure(op string, m Mode, a *attempt, err error) error {
 	if lost != nil {
 		err = &lostError{err}
 	}
-	return &BusyError{Path: l.Name(), Mode: m, Waited: waited, Err: err}
+	return &BusyError{Path: l.Name(), Mode: m, Waited: waited, Err: err, at: l.where()}
 }
 
 // yieldAfter gives the processor to the goroutine to which the lock was just

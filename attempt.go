@@ -24,6 +24,7 @@ type attempt struct {
 	done     <-chan struct{} // the context's, once it waits
 	deadline time.Time       // likewise; zero where there is none
 	gate     *gate.Gate      // the gate it waited at last, nil if it did not
+	trace    *trace          // nil where nobody is told
 	rounds   int             // how often the path named another file than the one that was locked
 }
 
@@ -43,14 +44,16 @@ func newTry() attempt { return attempt{ctx: context.Background(), try: true} }
 
 // waits notes that a is about to wait.
 func (a *attempt) waits() {
-	if a.start != 0 {
-		return
+	if a.start == 0 {
+		a.start = nanotime()
+		a.ask(func() {
+			a.done = a.ctx.Done()
+			a.deadline, _ = a.ctx.Deadline()
+		})
 	}
-	a.start = nanotime()
-	a.ask(func() {
-		a.done = a.ctx.Done()
-		a.deadline, _ = a.ctx.Deadline()
-	})
+	if t := a.trace; t != nil && t.began == 0 && a.panicked == nil {
+		a.ask(a.tellWait)
+	}
 }
 
 // over is the channel done of a context that panicked.

@@ -28,21 +28,30 @@ import (
 func (l *Flock) Convert(ctx context.Context, m Mode) error {
 	a := newAttempt(ctx)
 	ended := ctx.Err() != nil
+	a.traced(l, "convert", m)
+	err := l.convert(&a, m, ended)
+	if err != nil {
+		return l.failure("convert", m, &a, err)
+	}
+	return nil
+}
+
+func (l *Flock) convert(a *attempt, m Mode, ended bool) error {
 	if m != Exclusive && m != Shared {
-		return pathError("convert", l.Name(), syscall.EINVAL)
+		return syscall.EINVAL
 	}
 	l.mu.Lock()
 	l.settle()
 	switch {
 	case l.closing:
 		l.mu.Unlock()
-		return pathError("convert", l.Name(), fs.ErrClosed)
+		return fs.ErrClosed
 	case l.state != locked:
 		l.mu.Unlock()
-		return pathError("convert", l.Name(), ErrNotLocked)
+		return ErrNotLocked
 	case ended:
 		l.mu.Unlock()
-		return l.failure("convert", m, &a, errEnded)
+		return errEnded
 	case m == Mode(l.mode):
 		l.mu.Unlock()
 		return nil
@@ -53,13 +62,18 @@ func (l *Flock) Convert(ctx context.Context, m Mode) error {
 
 	var err error
 	if m == Exclusive {
-		err = l.upgrade(&a)
+		err = l.upgrade(a)
 	} else {
-		err = l.downgrade(&a)
+		err = l.downgrade(a)
 	}
 	lost := errors.Is(err, ErrNotLocked)
 	if lost {
+		if p := l.released("convert", Mode(l.mode), err); p != nil && a.panicked == nil {
+			a.panicked = p
+		}
 		yieldAfter(l.leaveGate(Mode(l.mode)))
+	} else if err == nil && a.trace != nil {
+		a.tellGrant(l)
 	}
 	l.mu.Lock()
 	if lost {
@@ -75,10 +89,10 @@ func (l *Flock) Convert(ctx context.Context, m Mode) error {
 		l.setState(locked)
 	}
 	l.mu.Unlock()
-	if err != nil {
-		return l.failure("convert", m, &a, err)
+	if a.panicked != nil {
+		panic(a.panicked)
 	}
-	return nil
+	return err
 }
 
 // upgrade makes a shared lock exclusive.

@@ -29,6 +29,8 @@ type BusyError struct {
 	Mode   Mode          // that was asked for
 	Waited time.Duration // from when the call began to wait to its end; zero where it did not wait
 	Err    error         // ErrLocked, or an error that matches ctx.Err() and context.Cause(ctx)
+
+	at string // what Path meant
 }
 
 func (e *BusyError) Error() string {
@@ -42,17 +44,20 @@ func (e *BusyError) Error() string {
 	return fmt.Sprintf("flockctx: lock %s (%v): %s%v", e.Path, e.Mode, how, bare(e.Err))
 }
 
+// Holders returns who holds the lock that was not to be had, or waits for it, at this
+// moment, which is later: see [Holders].
+func (e *BusyError) Holders() ([]Holder, error) {
+	if e.at == "" {
+		return Holders(e.Path)
+	}
+	return Holders(e.at)
+}
+
 // Unwrap returns e.Err.
 func (e *BusyError) Unwrap() error { return e.Err }
 
 // Timeout reports whether a deadline ended the wait, or had passed before.
-func (e *BusyError) Timeout() bool {
-	err := e.Err
-	if caused, ok := errors.AsType[*causedError](err); ok {
-		err = caused.err // a cause may be any error, also one of a deadline elsewhere
-	}
-	return errors.Is(err, context.DeadlineExceeded)
-}
+func (e *BusyError) Timeout() bool { return errors.Is(e.Err, context.DeadlineExceeded) }
 
 // bare returns err's text without this package's prefix, for use inside a message.
 func bare(err error) string {

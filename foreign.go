@@ -43,10 +43,11 @@ func (s *settings) blocks(local bool) bool {
 func (q *queue) need(s *settings, local bool) need {
 	n := need{s.blocks(local), s.Poll}
 	q.gate.Waiting(func(_ gate.Mode, tag any) {
-		w, ok := tag.(*settings)
+		l, ok := tag.(*Flock)
 		if !ok {
 			return
 		}
+		w := l.opts
 		if local {
 			n.block = n.block || w.blocks(local)
 		} else {
@@ -94,7 +95,7 @@ func (l *Flock) waitForeign(a *attempt, m Mode) (inside bool, err error) {
 		q.lock()
 		q.removeHolder(l)
 		q.joinWaiters(l.opts)
-		if err := q.gate.Retreat(a.done, closed, gate.Mode(m), l.opts); err != nil {
+		if err := q.gate.Retreat(a.done, closed, gate.Mode(m), l); err != nil {
 			return false, err
 		}
 		q.lock()

@@ -13,8 +13,9 @@ type Holder struct {
 	// PID is the process that has the lock: of those whose descriptors share it,
 	// the one that took it, or where that has ended or closed the file the one
 	// with the lowest number. It is 0 where the process cannot be told: it is
-	// another user's and may not be looked at, or no process has the file open,
-	// only mapped. It is never a guess.
+	// another user's and may not be looked at, no process has the file open, only
+	// mapped, or it is another process that waits for an OFD lock, which the kernel
+	// does not name. It is never a guess.
 	PID int
 
 	Command   string // command line of PID, its arguments separated by spaces
@@ -53,8 +54,10 @@ type Holder struct {
 // those that wait.
 //
 // The answer is a snapshot; it may be out of date when it is returned, and taking
-// it costs some microseconds for each open file of the system. It is right on
-// network file systems for this machine only. Goroutines of this process that wait
+// it costs some microseconds for each open file of the system. Each lock in it was
+// there at some moment of the call, and no two holders in it exclude each other. Of
+// files elsewhere nothing is asked that a server or daemon has to answer. It is right
+// on network file systems for this machine only. Goroutines of this process that wait
 // without the kernel knowing, because another goroutine is in their way or because
 // they poll, are among those that wait; such goroutines of other processes are not.
 //
@@ -62,9 +65,11 @@ type Holder struct {
 // descriptor: that of another user's process, one in flight through a socket, of
 // the kernel's own, as for NFS clients, or kept by a mapping alone. On btrfs and
 // overlayfs, where the kernel's table of locks has the same numbers for several
-// files, such a lock may be on another one of those.
+// files, such a lock may be on another one of those, and so may who waits for one of
+// several locks that look alike. In a PID namespace who waits for a lock that a
+// process outside took, or one that has ended, is not seen.
 //
-// An error is an [*fs.PathError]. On systems other than Linux, and where there is
+// An error is an [*fs.PathError], also where this process has no descriptor left. On systems other than Linux, and where there is
 // no /proc for this PID namespace or it lacks the table of locks, it matches
 // [errors.ErrUnsupported].
 func Holders(path string) ([]Holder, error) {

@@ -32,7 +32,7 @@ type Flock struct {
 	borrowed bool      // the file came from LockFile and is the caller's
 
 	// A goroutine that has set state to locking, unlocking or converting owns
-	// desc, q and fresh until it sets it anew.
+	// desc, q, granted and fresh until it sets it anew.
 	fresh   bool // desc was opened for the Lock to come, which closes it where it fails
 	state   state
 	closing bool // Close has begun: no goroutine may lock any more
@@ -42,11 +42,20 @@ type Flock struct {
 	mu     sync.Mutex // guards all from fresh to guard; no system call that can wait is made under it
 	others *others    // made by the first goroutine that waits for another one
 
-	desc  sys.Descriptor
-	q     *queue           // nil while no file is open
-	guard *runtime.Cleanup // gives back what an unlocked, forgotten handle has open; from the first Unlock until the file is closed
+	desc    sys.Descriptor
+	q       *queue           // nil while no file is open
+	granted int64            // nanotime of the grant, if a tracer was told, else 0
+	guard   *runtime.Cleanup // gives back what an unlocked, forgotten handle has open; from the first Unlock until the file is closed
 
 	nextHolder, prevHolder *Flock // q.holders; guarded by its mutex
+}
+
+// where returns the path for a look at the file.
+func (l *Flock) where() string {
+	if l == nil {
+		return ""
+	}
+	return l.at
 }
 
 // New returns an unlocked handle for the file that path names. A relative path means

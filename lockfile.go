@@ -28,10 +28,6 @@ import (
 // on Linux only, and there not where kcmp(2) is forbidden.
 func LockFile(ctx context.Context, f *os.File, opts *Options) (*Flock, error) {
 	a := newAttempt(ctx)
-	if f != nil && ctx.Err() != nil {
-		l := borrowed(f, opts)
-		return nil, l.failure("lock", l.opts.Mode, &a, errEnded)
-	}
 	return lockFile(&a, f, opts)
 }
 
@@ -43,9 +39,18 @@ func TryLockFile(f *os.File, opts *Options) (*Flock, error) {
 }
 
 func lockFile(a *attempt, f *os.File, opts *Options) (*Flock, error) {
-	l, err := borrow("lock", f, opts)
+	if f == nil {
+		return nil, pathError("lock", "", os.ErrInvalid)
+	}
+	ended := a.ctx.Err() != nil
+	l := borrowed(f, opts)
+	err := error(errEnded)
+	if !ended {
+		l.desc, err = sys.Borrow(f)
+	}
 	if err != nil {
-		return nil, err
+		a.traced(l, "lock", l.opts.Mode)
+		return nil, l.failure("lock", l.opts.Mode, a, err)
 	}
 	if err := l.lock(a); err != nil {
 		return nil, err
@@ -59,11 +64,15 @@ func lockFile(a *attempt, f *os.File, opts *Options) (*Flock, error) {
 // handle of this process holds is released by that handle, not with UnlockFile.
 // On an error, an [*fs.PathError], nothing has changed.
 func UnlockFile(f *os.File, opts *Options) error {
-	l, err := borrow("unlock", f, opts)
-	if err != nil {
-		return err
+	if f == nil {
+		return pathError("unlock", "", os.ErrInvalid)
 	}
-	if err = l.opts.invalid; err == nil {
+	l := borrowed(f, opts)
+	err := l.opts.invalid
+	if err == nil {
+		l.desc, err = sys.Borrow(f)
+	}
+	if err == nil {
 		err = l.desc.Lock(l.request(sys.Unlock, Exclusive))
 	}
 	if err != nil {
@@ -72,23 +81,11 @@ func UnlockFile(f *os.File, opts *Options) error {
 	return nil
 }
 
+// borrowed makes a handle on f.
 func borrowed(f *os.File, opts *Options) *Flock {
 	l := &Flock{at: f.Name(), opts: opts.settings(), borrowed: true}
 	l.mode = gate.Mode(l.opts.Mode)
 	return l
-}
-
-// borrow makes a handle on f, for the operation op.
-func borrow(op string, f *os.File, opts *Options) (*Flock, error) {
-	if f == nil {
-		return nil, pathError(op, "", os.ErrInvalid)
-	}
-	l := borrowed(f, opts)
-	var err error
-	if l.desc, err = sys.Borrow(f); err != nil {
-		return nil, pathError(op, l.Name(), err)
-	}
-	return l, nil
 }
 
 var errShared = sys.Unsupported("another handle has the same open file locked: open the file once more for this one")

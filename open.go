@@ -148,7 +148,7 @@ func openDefault(path string, perm fs.FileMode, err error) (d sys.Descriptor, _ 
 			if rerr == nil {
 				return d, nil
 			}
-			if rerr == errBusy {
+			if rerr == errBusy || errors.Is(rerr, errors.ErrUnsupported) {
 				return d, rerr
 			}
 			if !errors.Is(rerr, fs.ErrNotExist) {

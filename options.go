@@ -139,6 +139,9 @@ type Options struct {
 	// Zero means 0o600.
 	Perm fs.FileMode
 
+	// Tracer is told what happens to the handle, beside that of [SetTracer].
+	Tracer *Tracer
+
 	// Remove makes Close remove the file while it still holds the lock, if the
 	// path still names it. A Lock that waits meanwhile notices and locks the
 	// file's successor. With Shared the last holder removes it, which for OFD

@@ -1,6 +1,7 @@
 package flockctx
 
 import (
+	"cmp"
 	"errors"
 	"io/fs"
 	"os"
@@ -39,7 +40,9 @@ func (l *Flock) Unlock() error {
 	err := l.unlockKernel()
 	gone := err == nil || errors.Is(err, fs.ErrClosed)
 	var handed bool
+	var panicked any
 	if gone {
+		panicked = l.released("unlock", Mode(l.mode), err)
 		handed = l.leaveGate(Mode(l.mode))
 	}
 	l.mu.Lock()
@@ -56,6 +59,9 @@ func (l *Flock) Unlock() error {
 	}
 	l.mu.Unlock()
 	yieldAfter(handed)
+	if panicked != nil {
+		panic(panicked)
+	}
 	if err != nil {
 		return pathError("unlock", l.Name(), err)
 	}
@@ -92,18 +98,17 @@ func (l *Flock) close(remove bool) error {
 		l.settle()
 	}
 	var removed, unlockErr error
+	var panicked any
 	if l.state == locked {
 		l.state = unlocking
 		l.mu.Unlock()
 		if remove {
 			removed = l.remove()
 		}
-		l.q.publish()
-		if fd, bare := l.desc.Bare(); bare {
-			unlockErr = sys.Lock(fd, l.request(sys.Unlock, Exclusive))
-		} else if unlockErr = l.desc.Lock(l.request(sys.Unlock, Exclusive)); unlockErr == fs.ErrClosed {
+		if unlockErr = l.unlockKernel(); unlockErr == fs.ErrClosed {
 			unlockErr = nil
 		}
+		panicked = l.released("close", Mode(l.mode), cmp.Or(removed, unlockErr))
 		yieldAfter(l.leaveGate(Mode(l.mode)))
 		l.mu.Lock()
 		l.setState(unlocked)
@@ -125,6 +130,9 @@ func (l *Flock) close(remove bool) error {
 		if err = d.Close(); errors.Is(err, fs.ErrClosed) {
 			err = nil
 		}
+	}
+	if panicked != nil {
+		panic(panicked)
 	}
 	if removed == nil && unlockErr == nil && err == nil {
 		return nil
@@ -153,7 +161,10 @@ func (l *Flock) closeFailed(remove, unlock, closing error) error {
 // unlockKernel gives the lock back to the kernel.
 func (l *Flock) unlockKernel() error {
 	l.q.publish()
-	return l.desc.Lock(l.request(sys.Unlock, Mode(l.mode)))
+	if fd, bare := l.desc.Bare(); bare {
+		return sys.Lock(fd, l.request(sys.Unlock, Exclusive))
+	}
+	return l.desc.Lock(l.request(sys.Unlock, Exclusive))
 }
 
 // leaveGate takes l, which does not hold the lock any more, off its queue's holders, and

@@ -40,6 +40,7 @@ func LockAll(ctx context.Context, paths []string, opts *Options) (*Set, error) {
 	if len(paths) > 0 {
 		first.at = paths[0]
 	}
+	a.traced(first, "lock", first.opts.Mode)
 	if ctx.Err() != nil {
 		a.once = false
 		return nil, first.failure("lock", first.opts.Mode, &a, errEnded)
@@ -52,6 +53,9 @@ func LockAll(ctx context.Context, paths []string, opts *Options) (*Set, error) {
 	})
 	a.once = false
 	if err != nil {
+		if a.endWait(); a.trace == nil || a.trace.event.Flock != busy {
+			a.traced(busy, "lock", busy.opts.Mode)
+		}
 		return nil, busy.failure("lock", busy.opts.Mode, &a, err)
 	}
 	return s, nil

@@ -72,7 +72,12 @@ func (l *Flock) accept(a *attempt, opened bool, err error) error {
 		return errEnded
 	}
 	if opened && !a.once { // LockAll truncates when it has all
-		return l.truncate()
+		if err := l.truncate(); err != nil {
+			return err
+		}
+	}
+	if a.trace != nil {
+		return a.tellGrant(l)
 	}
 	return nil
 }

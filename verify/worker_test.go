@@ -344,9 +344,9 @@ func (c *client) result(op string, err error) (result, text string) {
 		return "ended", ""
 	case errors.Is(err, fs.ErrClosed):
 		return "closed", ""
-	case c.Plan.Ranges && errors.Is(err, errors.ErrUnsupported) && errors.As(err, &path) && strings.Contains(err.Error(), "overlapping"):
-		// Ranges of one open file that overlap do not exclude each other in the
-		// kernel: the second is refused.
+	case errors.Is(err, errors.ErrUnsupported) && errors.As(err, &path) && strings.Contains(err.Error(), "same open file"):
+		// Of one open file the kernel has one lock: a second one that would share it, or
+		// whose range overlaps, is refused.
 		return "refused", ""
 	case c.Plan.has("emfile") && errors.Is(err, syscall.EMFILE) && errors.As(err, &path),
 		c.Plan.has("replace") && errors.Is(err, fs.ErrNotExist) && errors.As(err, &path):

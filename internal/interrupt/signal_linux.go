@@ -5,6 +5,8 @@ package interrupt
 import (
 	"os"
 	"os/signal"
+	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -56,7 +58,7 @@ func Possible() bool {
 		return false
 	}
 	var act sigaction
-	return action(nil, &act) == nil && act.handler > 1 && act.handler == runtimeHandler() && clearRestart(act)
+	return action(nil, &act) == nil && isRuntime(act.handler) && clearRestart(act)
 }
 
 // tried reports whether a signal that a thread sends to itself arrives, and interrupts
@@ -123,15 +125,25 @@ func (h *hold) release() {
 	}
 }
 
-// runtimeHandler returns the runtime's signal handler: that of SIGURG, which it never
-// gives up, or 0.
-var runtimeHandler = sync.OnceValue(func() uintptr {
-	var act sigaction
-	if sigactionOf(unix.SIGURG, nil, &act) != nil || act.handler <= 1 {
-		return 0
+// isRuntime reports whether handler is a function of Go's runtime. A host program can have
+// one handler of its own for many signals, so it is its name that tells.
+func isRuntime(handler uintptr) bool {
+	if handler <= 1 {
+		return false
 	}
-	return act.handler
-})
+	if handler == known.Load() {
+		return true
+	}
+	f := runtime.FuncForPC(handler)
+	if f == nil || !strings.HasPrefix(f.Name(), "runtime.") {
+		return false
+	}
+	known.Store(handler)
+	return true
+}
+
+// known is a handler that isRuntime has found to be one.
+var known atomic.Uintptr
 
 // A sigaction is the kernel's struct, of which only the first two words are looked
 // at: all architectures but mips begin so, and what follows (the restorer and the
@@ -176,10 +188,8 @@ func clearRestart(act sigaction) bool {
 }
 
 // action gets and sets the disposition of the signal: rt_sigaction(2).
-func action(set, old *sigaction) error { return sigactionOf(signum, set, old) }
-
-func sigactionOf(sig unix.Signal, set, old *sigaction) error {
-	_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig),
+func action(set, old *sigaction) error {
+	_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(signum),
 		uintptr(unsafe.Pointer(set)), uintptr(unsafe.Pointer(old)), sigsetSize, 0, 0)
 	if errno != 0 {
 		return errno

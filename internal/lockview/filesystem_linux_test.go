@@ -194,12 +194,15 @@ func (d *fuse) abort() { unix.Unmount(d.dir, unix.MNT_FORCE|unix.MNT_DETACH) }
 func (d *fuse) serve() {
 	const getattr, initialize, opendir = 3, 26, 27
 	request := make([]byte, 1<<17)
-	native := binary.NativeEndian
+	var native binary.ByteOrder = binary.LittleEndian
 	for {
 		if _, err := unix.Read(d.fd, request); err == unix.EINTR {
 			continue
 		} else if err != nil {
 			return
+		}
+		if native.Uint32(request[4:]) > 1<<16 { // the kernel's order, also under an emulator
+			native = binary.BigEndian
 		}
 		if d.stopped.Load() {
 			continue

@@ -1,0 +1,69 @@
+package flockctx
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/flockctx/flockctx/internal/gate"
+)
+
+// HandleInfo is a handle of this process that holds a lock, or on which goroutines wait.
+type HandleInfo struct {
+	Path          string
+	Mode          Mode
+	Mechanism     Mechanism
+	Start, Length int64 // of an OFD lock; a Length of 0 reaches to the end of the file
+	Locked        bool  // the handle holds its lock
+	Waiting       int   // goroutines that wait for it: for another handle or process, or for their turn of this one
+}
+
+// Snapshot returns the handles of this process that hold a lock or wait for one, sorted
+// by path; of each path those that hold it come first, and the others in the order in
+// which they wait. It asks the system nothing. Each handle is as it was at some moment of
+// the call.
+func Snapshot() []HandleInfo {
+	var infos []HandleInfo
+	for i := range shards {
+		s := &shards[i]
+		s.mu.Lock()
+		for q := s.queues; q != nil; q = q.next {
+			for l := q.holders; l != nil; l = l.nextHolder {
+				infos = append(infos, l.info(false))
+			}
+			q.gate.Waiting(func(_ gate.Mode, tag any) {
+				if l, ok := tag.(*Flock); ok {
+					infos = append(infos, l.info(true))
+				}
+			})
+		}
+		s.mu.Unlock()
+	}
+	slices.SortStableFunc(infos, func(a, b HandleInfo) int {
+		if c := cmp.Compare(a.Path, b.Path); c != 0 || a.Locked == b.Locked {
+			return c
+		}
+		if a.Locked {
+			return -1
+		}
+		return 1
+	})
+	return infos
+}
+
+// info says how it is with the handle; waiting, that one of its goroutines waits in the
+// queue. The mutex of the queue is held.
+func (l *Flock) info(waiting bool) HandleInfo {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h := HandleInfo{
+		Path: l.Name(), Mode: Mode(l.mode), Mechanism: l.opts.Mechanism, Start: l.opts.Start, Length: l.opts.Length,
+		Locked: !waiting && (l.state == locked || l.state == unlocking || l.state == converting),
+	}
+	if waiting || l.state == locking || l.state == converting {
+		h.Waiting++
+	}
+	if l.others != nil {
+		l.others.turn.Waiting(func(gate.Mode, any) { h.Waiting++ })
+	}
+	return h
+}

@@ -25,3 +25,8 @@ stress:
 .PHONY: environments
 environments:
 	@WITHOUT="$(WITHOUT)" scripts/environments/run $(STEPS)
+
+# `make lint` says what is not well formed, in all modules, scripts and workflows.
+.PHONY: lint
+lint:
+	@scripts/lint

@@ -31,7 +31,9 @@ func (m Mode) String() string {
 }
 
 // Wait says how a Lock waits for another process. Goroutines of one process
-// always wait for each other without a system call, whatever it says.
+// wait for each other without any system call; of them the first waits for the other
+// process, on behalf of those behind it too: as often, and in the way, that is right for
+// the strictest of them.
 type Wait int
 
 const (
@@ -40,10 +42,9 @@ const (
 	// where 64 goroutines of the process wait in the kernel already.
 	WaitAuto Wait = iota
 
-	// WaitBlock waits in the kernel on any file system. Where the platform
-	// cannot interrupt such a wait, Lock fails with [errors.ErrUnsupported].
-	// On a network or FUSE file system that answers an interrupt late, Lock
-	// returns late too. Past 64 such goroutines it polls as WaitAuto does.
+	// WaitBlock waits in the kernel on any file system, and polls where nothing could
+	// end such a wait. On a network or FUSE file system that answers an interrupt late,
+	// Lock returns late too. Past 64 such goroutines it polls as WaitAuto does.
 	WaitBlock
 
 	// WaitPoll tries again and again, at intervals given by Options.Poll. It
@@ -144,8 +145,11 @@ type Options struct {
 
 	// Remove makes Close remove the file while it still holds the lock, if the
 	// path still names it. A Lock that waits meanwhile notices and locks the
-	// file's successor. With Shared the last holder removes it, which for OFD
-	// needs the file open for writing.
+	// file's successor. Behind a symbolic link the file is removed under its own
+	// name, and the link stays. A directory is not removed. Where the file cannot be
+	// removed, Close says so, and releases the lock all the same. With Shared the last
+	// holder removes it (but where the last ones close at the same moment, perhaps
+	// nobody), which for OFD needs the file open for writing.
 	Remove bool
 }
 

@@ -1,0 +1,7 @@
+package flock
+
+import "syscall"
+
+// ErrorLockViolation is what LockFileEx returns where another program has the lock.
+// No method of this package returns it: TryLock then returns false.
+const ErrorLockViolation syscall.Errno = 33

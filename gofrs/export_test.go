@@ -1,0 +1,3 @@
+package flock
+
+var Self = self

@@ -1,0 +1,3 @@
+package lockedfile
+
+var MarkOf = markOf

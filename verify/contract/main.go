@@ -15,6 +15,8 @@
 package main
 
 import (
+	"cmp"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -31,6 +33,7 @@ var (
 	peerCommand = flag.String("peer", "", "command that starts this program as the peer: at another client, say (default: this program)")
 	peerFolder  = flag.String("peerdir", "", "the folder's name there (default: FOLDER)")
 	only        = flag.String("run", "", "a regular expression: run the checks that match")
+	skip        = flag.String("skip", "", "a regular expression: leave out the checks that match")
 	known       = flag.String("known", "", "names of checks that are known to fail here, separated by commas")
 	slack       = flag.Duration("slack", 3*time.Second, "how much later than its deadline a wait may return")
 	hung        = flag.Duration("hang", time.Minute, "a check that takes longer hangs")
@@ -104,7 +107,8 @@ func runChecks(dir string) int {
 		expected[name] = true
 	}
 	match, err := regexp.Compile(*only)
-	if err != nil {
+	without, werr := regexp.Compile(cmp.Or(*skip, "^$"))
+	if err := errors.Join(err, werr); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 2
 	}
@@ -124,7 +128,7 @@ func runChecks(dir string) int {
 
 	status, counts := 0, map[string]int{}
 	for _, c := range checks {
-		if !match.MatchString(c.name) {
+		if !match.MatchString(c.name) || without.MatchString(c.name) {
 			continue
 		}
 		folder := run + "/" + strings.ReplaceAll(c.name, "/", "-")

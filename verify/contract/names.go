@@ -3,10 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"strconv"
-	"strings"
 
 	"github.com/flockctx/flockctx"
 )
@@ -22,16 +20,23 @@ var names = []check{
 	{"known/aside", func(p *pair) { knownName(p, p.peerMoves) }},
 }
 
-// peerReplaces renames another file onto the path.
+// peerReplaces renames another file onto the path, where that can be done to a file
+// that is open.
 func (p *pair) peerReplaces() {
 	p.peerDoes(order{Do: "create", Path: p.there + "/next"})
-	p.peerDoes(order{Do: "rename", Path: p.there + "/next", To: p.there + "/lock"})
+	p.peerRenames(p.there+"/next", p.there+"/lock")
 }
 
 // peerMoves renames the file away and makes a new one.
 func (p *pair) peerMoves() {
-	p.peerDoes(order{Do: "rename", Path: p.there + "/lock", To: p.there + "/old"})
+	p.peerRenames(p.there+"/lock", p.there+"/old")
 	p.peerDoes(order{Do: "create", Path: p.there + "/lock"})
+}
+
+func (p *pair) peerRenames(from, to string) {
+	if err := p.do(order{Do: "rename", Path: from, To: to}); err != nil {
+		p.none("an open file cannot be renamed: %v", err)
+	}
 }
 
 // kept: the unlocked handle here has the old file open.
@@ -105,7 +110,9 @@ func churn(path string, n int) error {
 func counts(p *pair, o flockctx.Options) {
 	const n = 50
 	done := make(chan error, 1)
-	p.must(p.path, o).Close()
+	if err := os.WriteFile(p.path, fmt.Appendf(nil, "%010d", 0), 0o600); err != nil {
+		p.failf("%v", err)
+	}
 	go func() { done <- p.do(order{Do: "count", Path: p.there + "/lock", Options: o, N: n}) }()
 	err := count(p.path, &o, n)
 	if perr := <-done; perr != nil {
@@ -133,7 +140,7 @@ func count(path string, o *flockctx.Options, n int) error {
 		}
 		got, err := number(l.File())
 		if err == nil {
-			_, err = l.File().WriteAt(fmt.Appendf(nil, "%d\n", got+1), 0)
+			_, err = l.File().WriteAt(fmt.Appendf(nil, "%010d", got+1), 0)
 		}
 		if uerr := l.Unlock(); err == nil {
 			err = uerr
@@ -145,11 +152,12 @@ func count(path string, o *flockctx.Options, n int) error {
 	return nil
 }
 
-// number reads it.
+// number reads it. It has always ten digits: a client of a file server may know an old
+// size of the file for a second.
 func number(f *os.File) (int, error) {
-	b, err := io.ReadAll(io.NewSectionReader(f, 0, 100))
-	if err != nil || len(b) == 0 {
+	b := make([]byte, 10)
+	if _, err := f.ReadAt(b, 0); err != nil {
 		return 0, err
 	}
-	return strconv.Atoi(strings.TrimSpace(string(b)))
+	return strconv.Atoi(string(b))
 }

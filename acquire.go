@@ -105,10 +105,10 @@ func (l *Flock) acquire(a *attempt, m Mode) (err error) {
 		err = l.sharesOpenFile()
 	}
 	if err == nil {
-		if fd, bare := l.desc.Bare(); bare {
+		if fd, bare := l.desc.Bare(); bare && !l.opts.Fair {
 			err = sys.Lock(fd, l.request(sys.Try, m))
 		} else {
-			err = l.desc.Lock(l.request(sys.Try, m))
+			err = l.take(m)
 		}
 	}
 	if gaveWay {
@@ -120,7 +120,11 @@ func (l *Flock) acquire(a *attempt, m Mode) (err error) {
 	}
 	if err == nil {
 		l.q.observe(opened || l.borrowed)
-		if !l.borrowed {
+		switch {
+		case l.borrowed:
+		case l.opts.Root != nil:
+			err = l.desc.VerifyIn(l.opts.Root, l.at)
+		default:
 			err = l.desc.Verify(l.at)
 		}
 		if err = l.accept(a, opened, err); err == nil {
@@ -173,6 +177,14 @@ func (l *Flock) queue(a *attempt, m Mode, opened bool) error {
 	q.addHolder(l)
 	q.unlock()
 	return nil
+}
+
+// take takes the lock if it is free.
+func (l *Flock) take(m Mode) error {
+	if l.opts.Fair {
+		return l.tryFair(l.request(sys.Try, m))
+	}
+	return l.desc.Lock(l.request(sys.Try, m))
 }
 
 // key returns what tells the handle's lock apart. Its file is open.

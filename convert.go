@@ -29,8 +29,23 @@ func (l *Flock) Convert(ctx context.Context, m Mode) error {
 	a := newAttempt(ctx)
 	ended := ctx.Err() != nil
 	a.traced(l, "convert", m)
-	err := l.convert(&a, m, ended)
-	if err != nil {
+	if err := l.convert(&a, m, ended); err != nil {
+		return l.failure("convert", m, &a, err)
+	}
+	return nil
+}
+
+// TryConvert changes the mode of a held lock to m if that needs no waiting.
+//
+// On nil the lock is held in mode m. If other holders are in the way, the error is a
+// [*BusyError] that matches [ErrLocked], and the lock is held in its old mode; but with
+// BSD somebody else can have been faster to take the lock that flock(2) dropped for a
+// moment, and then the error matches [ErrNotLocked] as well. Any other error is as that of
+// Convert.
+func (l *Flock) TryConvert(m Mode) error {
+	a := newTry()
+	a.traced(l, "convert", m)
+	if err := l.convert(&a, m, false); err != nil {
 		return l.failure("convert", m, &a, err)
 	}
 	return nil
@@ -101,6 +116,10 @@ func (l *Flock) upgrade(a *attempt) error {
 	closed := l.closedFor(a)
 	q.lock()
 	if q.gate.Readers() > 1 {
+		if a.try {
+			q.unlock()
+			return errBusy
+		}
 		q.unlock()
 		a.waits()
 		q.lock()
@@ -136,13 +155,13 @@ func (l *Flock) exchange(a *attempt, m Mode) error {
 	r := l.request(sys.Try, m)
 	r.Convert = true
 	err := l.desc.Lock(r)
-	if err == errBusy {
+	if err == errBusy && !a.try {
 		a.waits()
 		q := l.q
 		q.lock()
 		q.gate.Close()
 		q.unlock()
-		err = l.await(a, m)
+		err = l.await(a, m, false)
 	}
 	if l.opts.Mechanism == OFD {
 		if err == nil {
@@ -160,7 +179,7 @@ func (l *Flock) exchange(a *attempt, m Mode) error {
 	}
 	l.q.observe(false)
 	// Where the path cannot be looked at any more, the lock is still one.
-	if !l.borrowed && l.desc.Verify(l.at) == errStale {
+	if l.verify(l.at) == errStale {
 		l.desc.Lock(l.request(sys.Unlock, m))
 		return &lostError{errReplaced}
 	}

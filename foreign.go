@@ -87,7 +87,7 @@ func (l *Flock) waitForeign(a *attempt, m Mode) (inside bool, err error) {
 		q.lock()
 		if q.gate.Close() {
 			q.unlock()
-			return true, l.await(a, m)
+			return true, l.await(a, m, l.opts.Fair)
 		}
 		q.unlock()
 		// Readers of this process were let in together; one of them waits.
@@ -101,22 +101,26 @@ func (l *Flock) waitForeign(a *attempt, m Mode) (inside bool, err error) {
 		q.lock()
 		q.addHolder(l)
 		q.unlock()
-		if err := l.desc.Lock(l.request(sys.Try, m)); err != errBusy {
+		if err := l.take(m); err != errBusy {
 			return true, err
 		}
 	}
 }
 
 // await waits for another process, in the kernel or by polling, with the gate closed,
-// which it opens in the end.
-func (l *Flock) await(a *attempt, m Mode) error {
+// which it opens in the end; with fair set in line with other processes.
+func (l *Flock) await(a *attempt, m Mode, fair bool) (err error) {
 	q := l.q
 	o := &outsider{local: l.desc.IsLocal(), hurry: make(chan struct{}, 1)}
 	closed := l.closedFor(a)
 	q.lock()
 	q.outsider = o
 	q.unlock()
-	err := l.awaitAs(o, a, closed, m)
+	if r := l.request(sys.Try, m); fair {
+		err = l.awaitFair(o, a, closed, r)
+	} else {
+		err = l.awaitAs(o, a, closed, r)
+	}
 	q.lock()
 	q.outsider = nil
 	q.gate.Open()
@@ -127,7 +131,8 @@ func (l *Flock) await(a *attempt, m Mode) error {
 	return err
 }
 
-func (l *Flock) awaitAs(o *outsider, a *attempt, closed <-chan struct{}, m Mode) error {
+// awaitAs waits for the lock of r as the outsider o.
+func (l *Flock) awaitAs(o *outsider, a *attempt, closed <-chan struct{}, r sys.Request) error {
 	q := l.q
 	possible := true
 	var b *backoff
@@ -138,7 +143,7 @@ func (l *Flock) awaitAs(o *outsider, a *attempt, closed <-chan struct{}, m Mode)
 		o.leave = false
 		q.unlock()
 		if o.blocks {
-			err := l.block(o, a, m)
+			err := l.block(o, a, r)
 			blocked.Add(-1)
 			switch err {
 			case interrupt.ErrImpossible:
@@ -168,7 +173,7 @@ func (l *Flock) awaitAs(o *outsider, a *attempt, closed <-chan struct{}, m Mode)
 		if err != nil {
 			return err
 		}
-		if err := l.desc.Lock(l.request(sys.Try, m)); err != errBusy {
+		if err := l.desc.Lock(r); err != errBusy {
 			return err
 		}
 	}
@@ -177,10 +182,10 @@ func (l *Flock) awaitAs(o *outsider, a *attempt, closed <-chan struct{}, m Mode)
 // errLeft: the wait in the kernel was given up for somebody behind who wants to poll.
 var errLeft = errors.New("left")
 
-// block waits in the kernel for the lock in mode m. It returns nil, errEnded,
+// block waits in the kernel for the lock of r. It returns nil, errEnded,
 // fs.ErrClosed, errLeft, interrupt.ErrImpossible, or the system's error. Nil may come
 // together with the end of the context or a Close, which the caller looks for.
-func (l *Flock) block(o *outsider, a *attempt, m Mode) error {
+func (l *Flock) block(o *outsider, a *attempt, r sys.Request) error {
 	call, free, err := l.desc.NewCall()
 	if err != nil {
 		return err
@@ -196,7 +201,7 @@ func (l *Flock) block(o *outsider, a *attempt, m Mode) error {
 	err = errLeft
 	if !leave {
 		stop := a.onEnd(call.Fire)
-		err = l.desc.Wait(call, l.request(sys.Try, m))
+		err = l.desc.Wait(call, r)
 		// No goroutine is left behind. To wait for one that is locked to its thread
 		// takes two switches of threads: so this one is not any more.
 		stop()

@@ -52,8 +52,11 @@ type Flock struct {
 
 // where returns the path for a look at the file.
 func (l *Flock) where() string {
-	if l == nil {
+	switch {
+	case l == nil:
 		return ""
+	case l.opts.Root != nil:
+		return filepath.Join(l.opts.Root.Name(), l.at)
 	}
 	return l.at
 }
@@ -65,7 +68,7 @@ func (l *Flock) where() string {
 func New(path string, opts *Options) *Flock {
 	l := &Flock{at: path, opts: opts.settings()}
 	l.mode = gate.Mode(l.opts.Mode)
-	if path != "" && !filepath.IsAbs(path) {
+	if path != "" && l.opts.Root == nil && !filepath.IsAbs(path) {
 		l.fix(path)
 	}
 	return l

@@ -45,7 +45,11 @@ func lockFile(a *attempt, f *os.File, opts *Options) (*Flock, error) {
 	ended := a.ctx.Err() != nil
 	l := borrowed(f, opts)
 	err := error(errEnded)
-	if !ended {
+	switch {
+	case ended:
+	case l.opts.Fair:
+		err = sys.Unsupported("Fair needs a file that the handle has opened itself")
+	default:
 		l.desc, err = sys.Borrow(f)
 	}
 	if err != nil {

@@ -93,14 +93,23 @@ func (l *Flock) open(a *attempt) (err error) {
 			return err
 		}
 	}
-	flag, perm := l.opts.openArgs()
-	d, err := sys.Open(l.at, flag, perm)
-	if err != nil && l.opts.Flag == 0 {
-		d, err = openDefault(l.at, l.opts.Perm, err)
+	var d sys.Descriptor
+	if l.opts.Root != nil || l.opts.ExactPerm {
+		d, err = l.openAs()
+	} else {
+		flag, perm := l.opts.openArgs()
+		if d, err = sys.Open(l.at, flag, perm); err != nil && l.opts.flagless() {
+			d, err = openDefault(l.opener(), l.opts.Perm, err)
+		}
 	}
 	b.n.Add(-1)
 	if err == errBusy && !a.try {
 		d, err = l.openLeased(a)
+	}
+	if err == nil && l.opts.Fair {
+		if err = d.CanQueue(); err != nil {
+			d.Close()
+		}
 	}
 	switch err {
 	case nil:
@@ -123,28 +132,72 @@ func (l *Flock) openLeased(a *attempt) (d sys.Descriptor, err error) {
 		if err := b.sleep(a, l.closedFor(a), nil); err != nil {
 			return d, err
 		}
-		flag, perm := l.opts.openArgs()
-		d, err = sys.Open(l.at, flag, perm)
-		if err != nil && l.opts.Flag == 0 {
-			d, err = openDefault(l.at, l.opts.Perm, err)
-		}
-		if err != errBusy {
+		if d, err = l.openAs(); err != errBusy {
 			return d, err
 		}
 	}
 }
 
-// openDefault opens path where Options.Flag is zero, after a first try for reading
+// An opener opens one path, as the options have it.
+type opener struct {
+	path  string
+	root  *os.Root
+	exact bool
+}
+
+func (l *Flock) opener() opener { return opener{l.at, l.opts.Root, l.opts.ExactPerm} }
+
+// openAs opens the file as the options say.
+func (l *Flock) openAs() (d sys.Descriptor, err error) {
+	o := l.opener()
+	flag, perm := l.opts.openArgs()
+	if d, err = o.open(flag, perm); err != nil && l.opts.flagless() {
+		d, err = openDefault(o, l.opts.Perm, err)
+	}
+	return d, err
+}
+
+func (o opener) open(flag int, perm fs.FileMode) (d sys.Descriptor, err error) {
+	if !o.exact || flag&os.O_CREATE == 0 {
+		return o.openPlain(flag, perm)
+	}
+	// Whether it is created has to be known. It can appear or vanish in between.
+	for range 8 {
+		if flag&os.O_EXCL == 0 {
+			if d, err = o.openPlain(flag&^os.O_CREATE, 0); !errors.Is(err, fs.ErrNotExist) {
+				return d, err
+			}
+		}
+		if o.root == nil {
+			d, err = sys.Create(o.path, flag, perm)
+		} else {
+			d, err = sys.CreateIn(o.root, o.path, flag, perm)
+		}
+		if flag&os.O_EXCL != 0 || !errors.Is(err, fs.ErrExist) {
+			return d, err
+		}
+	}
+	return d, err
+}
+
+func (o opener) openPlain(flag int, perm fs.FileMode) (sys.Descriptor, error) {
+	if o.root == nil {
+		return sys.Open(o.path, flag, perm)
+	}
+	return sys.OpenIn(o.root, o.path, flag, perm)
+}
+
+// openDefault opens a path where Options.Flag is zero, after a first try for reading
 // and writing ended in err.
 //
 // O_CREATE comes second: in a sticky, world-writable directory Linux refuses it on
 // the file of somebody else (fs.protected_regular), even for locking. So the file
 // can appear or vanish in between; whoever does that for ever has made it theirs.
-func openDefault(path string, perm fs.FileMode, err error) (d sys.Descriptor, _ error) {
+func openDefault(o opener, perm fs.FileMode, err error) (d sys.Descriptor, _ error) {
 	for range 8 {
 		switch {
 		case sys.MayRead(err):
-			d, rerr := sys.Open(path, os.O_RDONLY, 0)
+			d, rerr := o.open(os.O_RDONLY, 0)
 			if rerr == nil {
 				return d, nil
 			}
@@ -157,10 +210,10 @@ func openDefault(path string, perm fs.FileMode, err error) (d sys.Descriptor, _ 
 		case !errors.Is(err, fs.ErrNotExist):
 			return d, err
 		}
-		if d, err = sys.Open(path, os.O_RDWR|os.O_CREATE, perm); err == nil || !sys.MayRead(err) {
+		if d, err = o.open(os.O_RDWR|os.O_CREATE, perm); err == nil || !sys.MayRead(err) {
 			return d, err
 		}
-		if d, rerr := sys.Open(path, os.O_RDWR, 0); rerr == nil || rerr == errBusy {
+		if d, rerr := o.open(os.O_RDWR, 0); rerr == nil || rerr == errBusy {
 			return d, rerr
 		} else if sys.MayRead(rerr) {
 			err = rerr

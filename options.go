@@ -126,6 +126,16 @@ type Options struct {
 	// BSD they must be zero, else Lock fails with [errors.ErrUnsupported].
 	Start, Length int64
 
+	// Fair has processes get the lock in the order in which they came, readers and
+	// writers alike, instead of as the kernel wakes them up: where a writer must not
+	// starve beside readers of other processes. Processes that do not ask for it exclude
+	// each other all the same, but do not stand in line. A process that is stopped while
+	// it waits holds up those behind it. Fair needs Linux, a local file system, Mechanism
+	// BSD and a file that is open for writing; else Lock fails with
+	// [errors.ErrUnsupported], as LockFile does. Other programs must not lock the whole
+	// file with fcntl(2). Convert does not stand in line.
+	Fair bool
+
 	// Poll bounds the intervals where Lock polls.
 	Poll Backoff
 
@@ -136,9 +146,25 @@ type Options struct {
 	// EROFS, ETXTBSY) or where path is a directory.
 	Flag int
 
+	// ReadOnly opens the file for reading only, and never creates it: what Flag cannot
+	// say, since O_RDONLY is 0. Flag must have nothing that writes or creates.
+	ReadOnly bool
+
 	// Perm are the permissions, before umask, of a file that Lock creates.
 	// Zero means 0o600.
 	Perm fs.FileMode
+
+	// ExactPerm gives a file that Lock creates Perm exactly, whatever the umask: for
+	// locks that several users share. On Linux, without Root, nobody sees it with other
+	// permissions (O_TMPFILE of open(2); where the file system lacks that, and elsewhere,
+	// chmod(2) follows at once). On Windows it means nothing.
+	ExactPerm bool
+
+	// Root is the directory that the path is relative to and cannot leave, symbolic
+	// links included, when it is opened, verified and removed: see [os.Root], which must
+	// stay open as long as the handle is used. Through a symbolic link in it nothing is
+	// removed.
+	Root *os.Root
 
 	// Tracer is told what happens to the handle, beside that of [SetTracer].
 	Tracer *Tracer
@@ -211,8 +237,14 @@ func (o *Options) check() error {
 		return sys.Unsupported("%v locks are reported by Holders only", o.Mechanism)
 	case o.Mechanism == BSD && (o.Start != 0 || o.Length != 0):
 		return sys.Unsupported("a byte range needs Mechanism OFD")
+	case o.Fair && o.Mechanism != BSD:
+		return sys.Unsupported("Fair needs Mechanism BSD")
+	case o.Fair && o.ReadOnly:
+		return sys.Unsupported("Fair needs the file open for writing")
 	case o.Start < 0 || o.Length < 0 || o.Start > math.MaxInt64-o.Length:
 		return fmt.Errorf("byte range %d+%d: %w", o.Start, o.Length, syscall.EINVAL)
+	case o.ReadOnly && o.Flag&(os.O_WRONLY|os.O_RDWR|os.O_CREATE|os.O_TRUNC|os.O_APPEND) != 0:
+		return fmt.Errorf("ReadOnly with a Flag that writes or creates: %w", syscall.EINVAL)
 	case o.Flag&os.O_TRUNC != 0 && o.Flag&(os.O_WRONLY|os.O_RDWR) == 0:
 		return fmt.Errorf("O_TRUNC needs O_RDWR or O_WRONLY: %w", syscall.EINVAL)
 	case o.Poll.Min < 0:
@@ -223,9 +255,12 @@ func (o *Options) check() error {
 	return nil
 }
 
+// flagless reports whether the file is opened as Flag 0 says.
+func (o *Options) flagless() bool { return o.Flag == 0 && !o.ReadOnly }
+
 // openArgs returns with what to open the file first: with all but O_TRUNC.
 func (o *Options) openArgs() (flag int, perm fs.FileMode) {
-	if o.Flag == 0 {
+	if o.flagless() {
 		return os.O_RDWR, 0
 	}
 	return o.Flag &^ os.O_TRUNC, o.Perm

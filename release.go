@@ -226,8 +226,13 @@ func (l *Flock) remove() error {
 		return err
 	}
 	l.q.publish() // the successor can be locked from now on
-	if err = os.Remove(name); errors.Is(err, fs.ErrNotExist) {
-		err = nil
+	if l.opts.Root != nil {
+		err = l.opts.Root.Remove(name)
+	} else {
+		err = os.Remove(name)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
 	return err
 }
@@ -236,10 +241,12 @@ func (l *Flock) remove() error {
 // path names another one or none: behind a symbolic link it is that of the file. What
 // would be left of a link that is removed is the file, which others lock by its own
 // name.
-func (l *Flock) ownName() (string, error) {
-	name := l.at
-	fi, err := os.Lstat(name)
-	if err == nil && fi.Mode()&fs.ModeSymlink != 0 {
+func (l *Flock) ownName() (name string, err error) {
+	name = l.at
+	var fi fs.FileInfo
+	if root := l.opts.Root; root != nil {
+		fi, err = root.Lstat(name)
+	} else if fi, err = os.Lstat(name); err == nil && fi.Mode()&fs.ModeSymlink != 0 {
 		if name, err = filepath.EvalSymlinks(name); err == nil {
 			fi, err = os.Lstat(name)
 		}
@@ -250,11 +257,11 @@ func (l *Flock) ownName() (string, error) {
 	case err != nil:
 		return "", err
 	case fi.IsDir():
-		return "", &fs.PathError{Op: "remove", Path: l.Name(), Err: syscall.EISDIR}
-	case fi.Mode()&fs.ModeSymlink != 0: // made a link this very moment
-		return "", nil
+		return "", syscall.EISDIR
+	case fi.Mode()&fs.ModeSymlink != 0: // in a Root, or made one this very moment
+		return "", errors.New("is a symbolic link")
 	}
-	if err = l.desc.Verify(name); err == errStale {
+	if err = l.verify(name); err == errStale {
 		return "", nil
 	}
 	return name, err

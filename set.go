@@ -111,7 +111,7 @@ func lockAll(a *attempt, paths []string, opts *Options) (s *Set, of *Flock, err 
 	}
 	// The first can have been replaced while the last was waited for.
 	for i, l := range named {
-		err := l.desc.Verify(at[i])
+		err := l.verify(at[i])
 		if err == errStale {
 			return s, l, err
 		}

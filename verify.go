@@ -82,6 +82,17 @@ func (l *Flock) accept(a *attempt, opened bool, err error) error {
 	return nil
 }
 
+// verify is the look at path, which is the handle's or another one.
+func (l *Flock) verify(path string) error {
+	switch {
+	case l.borrowed:
+		return nil
+	case l.opts.Root != nil:
+		return l.desc.VerifyIn(l.opts.Root, path)
+	}
+	return l.desc.Verify(path)
+}
+
 // truncate makes up for the O_TRUNC that was kept back when the file was opened.
 func (l *Flock) truncate() error {
 	if l.borrowed || l.opts.Flag&os.O_TRUNC == 0 {

@@ -349,26 +349,6 @@ func look(path string) error {
 	return err
 }
 
-func TestSameDescription(t *testing.T) {
-	f, err := os.Open(os.DevNull)
-	must(t, err)
-	defer f.Close()
-	other, err := os.Open(os.DevNull)
-	must(t, err)
-	defer other.Close()
-	d, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	must(t, err)
-	defer unix.Close(d)
-	if !lockview.SameDescription(f.Fd(), f.Fd()) || lockview.SameDescription(f.Fd(), other.Fd()) {
-		t.Error("a descriptor is not its own, or two are one")
-	}
-	if !lockview.SameDescription(f.Fd(), uintptr(d)) {
-		if _, _, errno := unix.Syscall6(unix.SYS_KCMP, 1, 1, 0, 0, 0, 0); errno != unix.ENOSYS && errno != unix.EPERM {
-			t.Error("a duplicate is not the same")
-		}
-	}
-}
-
 func TestOfNothing(t *testing.T) {
 	locks(t, newFile(t))
 	for _, path := range []string{filepath.Join(t.TempDir(), "missing"), ""} {

@@ -15,7 +15,3 @@ func Of(path string, own func(*File) []Waiter) ([]Lock, error) { return All(own)
 func All(own func(*File) []Waiter) ([]Lock, error) {
 	return nil, fmt.Errorf("%s does not tell who holds a lock: %w", runtime.GOOS, errors.ErrUnsupported)
 }
-
-// SameDescription reports whether two descriptors of this process are known to be
-// of the same open file description.
-func SameDescription(a, b uintptr) bool { return a == b }

@@ -194,17 +194,6 @@ var seesAll = sync.OnceValue(func() bool {
 	return ns == "pid:[4026531836]" // PROC_PID_INIT_INO, a constant of the kernel
 })
 
-// SameDescription reports whether two descriptors of this process are known to be
-// of the same open file description.
-func SameDescription(a, b uintptr) bool {
-	if a == b {
-		return true
-	}
-	pid := os.Getpid()
-	order, err := kcmp(pid, int(a), pid, int(b))
-	return err == nil && order == 0
-}
-
 // kcmp compares the open file descriptions of two descriptors: 0 is the same one,
 // and the order of others is that of kcmp(2).
 func kcmp(pid1, fd1, pid2, fd2 int) (order int, err error) {

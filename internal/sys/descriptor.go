@@ -123,10 +123,14 @@ func (d *Descriptor) verify(path string) error {
 	switch {
 	case err == nil && id == d.ID:
 		return nil
-	case err == nil, errors.Is(err, fs.ErrNotExist), slices.ContainsFunc(gone, func(e error) bool { return errors.Is(err, e) }):
+	case err == nil, errors.Is(err, fs.ErrNotExist), isGone(err):
 		return ErrStale
 	}
 	return err
+}
+
+func isGone(err error) bool {
+	return slices.ContainsFunc(gone, func(e error) bool { return errors.Is(err, e) })
 }
 
 // Identify identifies the file that path names, by all but its Handle.

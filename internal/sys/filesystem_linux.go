@@ -158,6 +158,21 @@ func dirOf(path string) string {
 	return "."
 }
 
+// createWhole creates a file that has no name until it has its permissions.
+func createWhole(path string, flag int, mode uint32) (uintptr, error) {
+	fd, err := unix.Open(dirOf(path), flag&^(unix.O_CREAT|unix.O_EXCL)|unix.O_TMPFILE|openFlags, mode)
+	if err != nil {
+		return 0, unix.EOPNOTSUPP
+	}
+	if err = unix.Fchmod(fd, mode); err == nil {
+		err = unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW)
+	}
+	if err != nil {
+		Close(uintptr(fd))
+	}
+	return uintptr(fd), err
+}
+
 // isPathOnly reports whether fd was opened with O_PATH.
 func isPathOnly(fd uintptr) bool {
 	flags, err := unix.FcntlInt(fd, unix.F_GETFL, 0)

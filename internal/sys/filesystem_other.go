@@ -2,6 +2,8 @@
 
 package sys
 
+import "errors"
+
 type kind uint8
 
 const unknown kind = 0
@@ -25,6 +27,10 @@ func (kind) refusesDirectories() error { return nil }
 const atEmptyPath, atFollow = 0, 0
 
 func handleOf(dir int, path string, flags int) uint64 { return 0 }
+
+func createWhole(path string, flag int, mode uint32) (uintptr, error) {
+	return 0, errors.ErrUnsupported
+}
 
 func isPathOnly(fd uintptr) bool { return false }
 

@@ -23,6 +23,13 @@ var gone = []error{unix.ENOTDIR, unix.ESTALE}
 // not hang it; for what is accepted, files and directories, it means nothing later.
 const openFlags = unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY
 
+// rootFlags are what os.Root does not have of them, and errAgain is what comes of them
+// where a lease has to be broken.
+const (
+	rootFlags = unix.O_NONBLOCK | unix.O_NOCTTY
+	errAgain  = unix.EAGAIN
+)
+
 // openAny opens path with the flag and permissions of os.OpenFile. The error is the
 // system's, or ErrBusy where a lease has to be broken first.
 func openAny(path string, flag int, perm fs.FileMode) (Descriptor, error) {
@@ -44,6 +51,26 @@ func openAny(path string, flag int, perm fs.FileMode) (Descriptor, error) {
 		}
 		return describe(uintptr(fd))
 	}
+}
+
+// Create creates the file at path, which must not exist, with the permissions perm
+// exactly. Where the system can do that, nobody sees it without them.
+func Create(path string, flag int, perm fs.FileMode) (Descriptor, error) {
+	if fd, err := createWhole(path, flag, openMode(perm)); err == nil {
+		return describe(fd)
+	} else if err == unix.EEXIST {
+		return Descriptor{}, err
+	}
+	d, err := openAny(path, flag|unix.O_CREAT|unix.O_EXCL, perm)
+	if err != nil {
+		return d, err
+	}
+	if err := retry(func() error { return unix.Fchmod(int(d.fd), openMode(perm)) }); err != nil {
+		unix.Unlink(path)
+		Close(d.fd)
+		return Descriptor{}, err
+	}
+	return d, nil
 }
 
 // describe makes a Descriptor of fd, or closes it.

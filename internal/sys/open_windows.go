@@ -86,6 +86,15 @@ func openAny(path string, flag int, perm fs.FileMode) (Descriptor, error) {
 	return Descriptor{fd: uintptr(h), ID: id, open: true}, nil
 }
 
+const rootFlags = 0
+
+var errAgain error
+
+// Create creates the file at path, which must not exist.
+func Create(path string, flag int, perm fs.FileMode) (Descriptor, error) {
+	return openAny(path, flag|windows.O_CREAT|windows.O_EXCL, perm)
+}
+
 // newFile returns the os.File that owns fd from now on.
 func newFile(fd uintptr, path string) *os.File { return os.NewFile(fd, path) }
 

@@ -22,6 +22,15 @@ func openAny(path string, flag int, perm fs.FileMode) (Descriptor, error) {
 	return Descriptor{}, errPlatform
 }
 
+const rootFlags = 0
+
+var errAgain error
+
+// Create would create a file.
+func Create(path string, flag int, perm fs.FileMode) (Descriptor, error) {
+	return Descriptor{}, errPlatform
+}
+
 // Close closes a bare descriptor, of which there is none.
 func Close(fd uintptr) error { return errPlatform }
 

@@ -47,7 +47,8 @@ func (l *Flock) refusal(ended bool) error {
 // lock is the way to a lock of a handle that others may use too.
 func (l *Flock) lock(a *attempt) error {
 	a.traced(l, "lock", l.opts.Mode)
-	if ended := a.ctx.Err() != nil; ended || l.opts.invalid != nil {
+	// LockAll holds other locks by now, and the context may panic: accept asks it.
+	if ended := !a.once && a.ctx.Err() != nil; ended || l.opts.invalid != nil {
 		return l.failure("lock", l.Mode(), a, l.refusal(ended))
 	}
 	l.mu.Lock()

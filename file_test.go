@@ -205,17 +205,13 @@ func TestLockFileSharedAfterWaiting(t *testing.T) {
 		defer f.Close()
 		o := &flockctx.Options{Mode: flockctx.Shared, Wait: wait}
 		lock := func() error { _, err := flockctx.LockFile(t.Context(), f, o); return err }
-		first, second := async(lock), async(lock)
-		eventually(t, "one waits for the other process", func() bool {
-			return flockctx.WaitingOutside() == 1 && flockctx.Waiters(path, flockctx.BSD) == 1
-		})
+		first := async(lock)
+		eventually(t, "one waits for the other process", func() bool { return flockctx.WaitingOutside() == 1 })
+		second := async(lock)
+		eventually(t, "the other one waits behind it", func() bool { return flockctx.Waiters(path, flockctx.BSD) == 1 })
 		holder.must("unlock")
-		a, b := soon(t, first, "LockFile"), soon(t, second, "LockFile")
-		if a == nil {
-			a, b = b, a
-		}
-		must(t, b)
-		wantErr(t, a, errors.ErrUnsupported)
+		must(t, soon(t, first, "LockFile"))
+		wantErr(t, soon(t, second, "LockFile"), errors.ErrUnsupported)
 		if s := holder.do("trylock"); s != "locked" {
 			t.Errorf("while one of the two holds the lock, another process: %s", s)
 		}

@@ -50,7 +50,9 @@ func lockFile(a *attempt, f *os.File, opts *Options) (*Flock, error) {
 	case l.opts.Fair:
 		err = sys.Unsupported("Fair needs a file that the handle has opened itself")
 	default:
-		l.desc, err = sys.Borrow(f)
+		if l.desc, err = sys.Borrow(f); err == nil && l.opts.Mechanism == OFD {
+			err = l.desc.CanLockRanges()
+		}
 	}
 	if err != nil {
 		a.traced(l, "lock", l.opts.Mode)

@@ -84,9 +84,14 @@ func coreThreads() int { return 2 * runtime.GOMAXPROCS(0) }
 // wrapper, such as "env --block-signal", may start.
 func newCommand(t testing.TB, name string, args []string, wrapper ...string) *exec.Cmd {
 	t.Helper()
+	return selfCommand(name, args, wrapper...)
+}
+
+// selfCommand is newCommand for a command.
+func selfCommand(name string, args []string, wrapper ...string) *exec.Cmd {
 	self, err := os.Executable()
 	if err != nil {
-		t.Fatal(err)
+		panic(err)
 	}
 	argv := append(append(wrapper, self), args...)
 	cmd := exec.Command(argv[0], argv[1:]...)
@@ -319,6 +324,16 @@ func wantErr(t testing.TB, err error, targets ...error) {
 	for _, target := range targets {
 		if !errors.Is(err, target) {
 			t.Errorf("got %v (%T), which does not match %v", err, err, target)
+		}
+	}
+}
+
+// wantText fails unless err says all of parts.
+func wantText(t testing.TB, err error, parts ...string) {
+	t.Helper()
+	for _, part := range parts {
+		if !strings.Contains(fmt.Sprint(err), part) {
+			t.Errorf("error %q does not say %q", err, part)
 		}
 	}
 }

@@ -106,8 +106,8 @@ func (l *Flock) open(a *attempt) (err error) {
 	if err == errBusy && !a.try {
 		d, err = l.openLeased(a)
 	}
-	if err == nil && l.opts.Fair {
-		if err = d.CanQueue(); err != nil {
+	if err == nil && (l.opts.Fair || l.opts.Mechanism == OFD) {
+		if err = l.opts.suits(&d); err != nil {
 			d.Close()
 		}
 	}
@@ -119,6 +119,14 @@ func (l *Flock) open(a *attempt) (err error) {
 		return err
 	}
 	return pathError("open", l.Name(), err)
+}
+
+// suits returns why the file cannot be locked as o says.
+func (o *Options) suits(d *sys.Descriptor) error {
+	if o.Fair {
+		return d.CanQueue()
+	}
+	return d.CanLockRanges()
 }
 
 // openLeased opens a file on which another process has a lease: open(2) would wait

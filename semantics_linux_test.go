@@ -95,31 +95,3 @@ var _ = registerCommand("leased", func(args []string) error {
 	fmt.Println("waits")
 	return <-done
 })
-
-// Who asks for all signals is told of the one that ends a wait.
-func TestNotifyOfAllSignalsSeesTheInterrupt(t *testing.T) {
-	path := tempPath(t)
-	startAgent(t, path, flockctx.Options{}).must("lock")
-	all := make(chan os.Signal, 100)
-	signal.Notify(all)
-	defer signal.Stop(all)
-	ctx, cancel := context.WithCancel(t.Context())
-	done := async(func() error {
-		_, err := flockctx.Lock(ctx, path, &flockctx.Options{Wait: flockctx.WaitBlock})
-		return err
-	})
-	eventually(t, "it waits in the kernel", func() bool { return flockctx.Blocked() == 1 })
-	cancel()
-	wantErr(t, soon(t, done, "Lock after cancel"), context.Canceled)
-	timeout := time.After(patience)
-	for {
-		select {
-		case s := <-all:
-			if n, ok := s.(syscall.Signal); ok && n >= 35 {
-				return
-			}
-		case <-timeout:
-			t.Fatal("the signal was not delivered; say so in docs/semantics.md")
-		}
-	}
-}

@@ -124,3 +124,111 @@ func lockForWriting(path string) error {
 	}
 	return l.Close()
 }
+
+// A program that gives up its rights while it holds a lock keeps it: that the path cannot
+// be looked at any more is no reason to give it up. And it can be released.
+func TestPrivilegesThatAreDropped(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skipf("SKIP: %s: only root has rights to give up", t.Name())
+	}
+	for _, mechanism := range mechanisms() {
+		path := filepath.Join(publicDir(t, 0o755), "private", "file")
+		must(t, os.Mkdir(filepath.Dir(path), 0o700))
+		run(t, "drop", []string{path, fmt.Sprint(int(mechanism))})
+	}
+}
+
+var _ = registerCommand("drop", func(args []string) error {
+	path := args[0]
+	o := &flockctx.Options{Mode: flockctx.Shared, Remove: true}
+	fmt.Sscan(args[1], (*int)(&o.Mechanism))
+	l := flockctx.New(path, o)
+	if err := l.Lock(context.Background()); err != nil {
+		return err
+	}
+	other := flockctx.New(path, o)
+	if err := errors.Join(other.Lock(context.Background()), other.Unlock()); err != nil {
+		return err
+	}
+	if err := syscall.Seteuid(nobody); err != nil {
+		return err
+	}
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("stat: %v, want a refusal, or this tests nothing", err)
+	}
+	for _, mode := range []flockctx.Mode{flockctx.Exclusive, flockctx.Shared, flockctx.Exclusive} {
+		if err := l.Convert(context.Background(), mode); err != nil || !l.Locked() || l.Mode() != mode {
+			return fmt.Errorf("Convert to %v: %v; locked %v, %v", mode, err, l.Locked(), l.Mode())
+		}
+	}
+	if err := other.TryLock(); !errors.Is(err, flockctx.ErrLocked) {
+		return fmt.Errorf("beside it: %v, want ErrLocked", err)
+	}
+	// Close cannot remove the file, and says so; the lock is gone.
+	err := l.Close()
+	if pathErr, ok := err.(*fs.PathError); !ok || pathErr.Op != "remove" || !errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("Close: %v", err)
+	}
+	// A new lock needs the path. It is refused, and nothing of it stays.
+	if err := other.TryLock(); !errors.Is(err, fs.ErrPermission) || other.Locked() {
+		return fmt.Errorf("a Lock of the path: %v, locked %v", err, other.Locked())
+	}
+	if err := syscall.Seteuid(0); err != nil {
+		return err
+	}
+	free, err := flockctx.TryLock(path, o)
+	if err != nil {
+		return err
+	}
+	return errors.Join(free.Close(), other.Close())
+})
+
+// Where the file must not be removed Close says so, and releases the lock.
+func TestRemoveThatIsForbidden(t *testing.T) {
+	t.Run("immutable", func(t *testing.T) {
+		path := tempPath(t)
+		must(t, os.WriteFile(path, nil, 0o600))
+		for _, flag := range []string{"i", "a"} { // append-only files cannot be removed either
+			if out, err := exec.Command("chattr", "+"+flag, path).CombinedOutput(); err != nil {
+				t.Skipf("SKIP: %s: chattr: %v: %s", t.Name(), err, out)
+			}
+			undo := func() { exec.Command("chattr", "-"+flag, path).Run() }
+			t.Cleanup(undo)
+			wantNotRemoved(t, mustLock(t, path, &flockctx.Options{Remove: true}), fs.ErrPermission)
+			undo()
+		}
+	})
+	t.Run("directory of another user", func(t *testing.T) {
+		dir := publicDir(t, 0o755)
+		path := filepath.Join(dir, "file")
+		must(t, os.WriteFile(path, nil, 0o666))
+		must(t, os.Chmod(path, 0o666))
+		runAsNobody(t, "remove-forbidden", path)
+		// The same behind a link of one's own.
+		own := publicDir(t, 0o777)
+		must(t, os.Symlink(path, filepath.Join(own, "link")))
+		runAsNobody(t, "remove-forbidden", filepath.Join(own, "link"))
+	})
+	t.Run("sticky", func(t *testing.T) {
+		dir := publicDir(t, 0o777|fs.ModeSticky)
+		path := filepath.Join(dir, "file")
+		must(t, os.WriteFile(path, nil, 0o666))
+		must(t, os.Chmod(path, 0o666))
+		runAsNobody(t, "remove-forbidden", path)
+	})
+}
+
+var _ = registerCommand("remove-forbidden", func(args []string) error {
+	l, err := flockctx.Lock(context.Background(), args[0], &flockctx.Options{Remove: true})
+	if err != nil {
+		return err
+	}
+	err = l.Close()
+	if pathErr, ok := err.(*fs.PathError); !ok || pathErr.Op != "remove" || pathErr.Path != args[0] || !errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("Close: %v (%T)", err, err)
+	}
+	if _, err := os.Stat(args[0]); err != nil {
+		return err
+	}
+	return closed(flockctx.TryLock(args[0], nil))
+})

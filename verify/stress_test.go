@@ -47,6 +47,7 @@ func draw(seed uint64, round int) plan {
 		p.Mechanisms, p.Ranges = p.Mechanisms[:1], false
 	}
 	p.Borrow = !p.Remove && !p.moves() && pick(20)
+	p.Fair = len(p.Mechanisms) == 1 && p.Mechanisms[0] == flockctx.BSD && pick(40)
 	for _, f := range []string{"kill", "stop", "storm", "gc", "procs", "children", "emfile"} {
 		if pick(25) {
 			p.Faults = append(p.Faults, f)
@@ -56,8 +57,8 @@ func draw(seed uint64, round int) plan {
 }
 
 func (p plan) String() string {
-	return fmt.Sprintf("seed %d round %d: %d processes × %d goroutines, %d files, %v, wait %v, %d %% shared, ranges %v, convert %v, remove %v, borrow %v, hold %v, faults %v",
-		p.Seed, p.Round, p.Procs, p.Goroutines, p.Files, p.Mechanisms, p.Waits, p.SharedPct, p.Ranges, p.Convert, p.Remove, p.Borrow, p.Hold, p.Faults)
+	return fmt.Sprintf("seed %d round %d: %d processes × %d goroutines, %d files, %v, wait %v, %d %% shared, ranges %v, convert %v, remove %v, fair %v, borrow %v, hold %v, faults %v",
+		p.Seed, p.Round, p.Procs, p.Goroutines, p.Files, p.Mechanisms, p.Waits, p.SharedPct, p.Ranges, p.Convert, p.Remove, p.Fair, p.Borrow, p.Hold, p.Faults)
 }
 
 // A tally sums up what a stress run did.

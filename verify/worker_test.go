@@ -42,6 +42,7 @@ type plan struct {
 	Ranges     bool
 	Convert    bool
 	Remove     bool
+	Fair       bool          // some goroutines stand in line with other processes
 	Borrow     bool          // goroutines lock open files, most of them the same one
 	Hold       time.Duration // how long at most
 	Faults     []string
@@ -267,6 +268,7 @@ func (c *client) target() target {
 	t.opts.Mechanism = p.Mechanisms[c.rng.IntN(len(p.Mechanisms))]
 	t.opts.Wait = p.Waits[c.rng.IntN(len(p.Waits))]
 	t.opts.Remove = p.Remove && c.chance(50)
+	t.opts.Fair = p.Fair && c.chance(70)
 	t.opts.Poll = flockctx.Backoff{Min: 200 * time.Microsecond, Max: 5 * time.Millisecond}
 	if c.chance(p.SharedPct) {
 		t.opts.Mode = flockctx.Shared
@@ -398,6 +400,7 @@ func (c *client) operate() {
 		e.Op, limit, long = "try", 0, false
 		lock = func() (err error) { l, err = flockctx.TryLock(t.path, &t.opts); return err }
 	default: // an open file
+		t.opts.Fair = false
 		if shared := c.files[t.path]; shared != nil && c.chance(60) {
 			lock = func() (err error) { l, err = flockctx.LockFile(ctx, shared, &t.opts); return err }
 			break

@@ -155,36 +155,38 @@ type sigaction struct {
 
 const restart = 0x10000000 // SA_RESTART
 
-// clearRestart takes SA_RESTART off the handler that was seen in act, and reports
-// whether the signal interrupts now. The runtime, or C code, may change the disposition
-// at the same moment. The kernel replaces it and says what it replaced in one step: so
-// what was lost in the race is seen, and put back, and the change wins.
+// changing is held while SA_RESTART is taken off: of two who do that at once, one would
+// take what the other put in place for the program's.
+var changing sync.Mutex
+
+// clearRestart takes SA_RESTART off the disposition, which was act a moment ago, and
+// reports whether the handler is still that one, and interrupts now.
+//
+// The runtime, or C code, may change the disposition at the same moment, and must win. The
+// kernel replaces it and says what it replaced in one step: so what was lost in the race
+// is seen, and put in place, which is a race again. What is put in place has no SA_RESTART
+// and what the runtime sets always has: the two cannot be mistaken for each other.
 func clearRestart(act sigaction) bool {
 	if act.flags&restart == 0 {
 		return true
 	}
-	act.flags &^= restart
-	ours := act
-	var old sigaction
-	if action(&act, &old) != nil {
+	changing.Lock()
+	defer changing.Unlock()
+	handler := act.handler
+	if action(nil, &act) != nil {
 		return false
 	}
-	if old.handler == ours.handler {
-		return true
-	}
-	// Ours replaced another's. Put it back; and where that replaces a yet newer one,
-	// which is neither ours nor what was put there last, put back that.
-	for last := ours; old != last; {
-		next := old
-		if action(&next, &old) != nil {
+	for there := act; ; {
+		act.flags &^= restart
+		var old sigaction
+		if action(&act, &old) != nil {
 			return false
 		}
-		if old == last {
-			break
+		if old == there {
+			return act.handler == handler
 		}
-		last = next
+		there, act = act, old
 	}
-	return false
 }
 
 // action gets and sets the disposition of the signal: rt_sigaction(2).

@@ -120,11 +120,11 @@ func (d *Descriptor) verify(path string) error {
 		return err
 	}
 	id, err := identifyPath(path, d.ID.Handle != 0)
-	switch {
-	case err == nil && id == d.ID:
+	if err == nil && id == d.ID {
 		return nil
-	case err == nil, errors.Is(err, fs.ErrNotExist), isGone(err):
-		return ErrStale
+	}
+	if _, special := err.(*unsupportedError); err == nil || special || errors.Is(err, fs.ErrNotExist) || isGone(err) {
+		return ErrStale // another file, one that cannot be locked, or none
 	}
 	return err
 }

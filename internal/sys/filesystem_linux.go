@@ -75,7 +75,9 @@ var fileSystems = map[uint32]fileSystem{
 func fileSystemOf(fd uintptr) fileSystem {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(fd), &st); err != nil {
-		return fileSystem{name: "the file system"}
+		// A daemon that knows no statfs(2), or a filter that forbids it. What is not
+		// known of a file system is assumed to be as bad as it can be.
+		return fileSystem{"the file system", fuse}
 	}
 	magic := uint32(st.Type)
 	if f, ok := fileSystems[magic]; ok {
@@ -143,9 +145,46 @@ func (d *Descriptor) refresh(path string) error {
 			return ErrStale
 		}
 	}
+	ask(dirOf(path))
+	if d.kind == cifs { // which takes the name's inode from its cache all the same
+		ask(path)
+	}
+	return nil
+}
+
+// ask has the client ask the server about path. Where that fails, what comes next fails
+// too.
+func ask(path string) {
 	var stx unix.Statx_t
-	unix.Statx(unix.AT_FDCWD, dirOf(path), unix.AT_STATX_FORCE_SYNC, unix.STATX_MTIME|unix.STATX_CTIME, &stx)
-	return nil // where that fails, what comes next fails too
+	unix.Statx(unix.AT_FDCWD, path, unix.AT_STATX_FORCE_SYNC, unix.STATX_MTIME|unix.STATX_CTIME, &stx)
+}
+
+// reopens returns what the error err of opening path means on CIFS: whether it is to be
+// opened again at once, since the file that the client knows was replaced at the server,
+// or else that it is busy, since a file that was removed keeps its name until it is
+// closed, as on Windows.
+func reopens(path string, flag int, err error) (again bool, meaning error) {
+	if err != unix.EINVAL && (err != unix.ENOENT || flag&unix.O_CREAT == 0) {
+		return false, err
+	}
+	var st unix.Statfs_t
+	if unix.Statfs(dirOf(path), &st) != nil || fileSystems[uint32(st.Type)].kind != cifs {
+		return false, err
+	}
+	if err == unix.EINVAL {
+		ask(path)
+		return true, err
+	}
+	return false, ErrBusy
+}
+
+// CanLockRanges returns an error that matches errors.ErrUnsupported where byte ranges of
+// one client do not exclude each other.
+func (d *Descriptor) CanLockRanges() error {
+	if d.kind == cifs {
+		return Unsupported("file system cifs does not keep byte ranges of one machine apart; use Mechanism BSD")
+	}
+	return nil
 }
 
 // dirOf returns the directory of path, by name alone.

@@ -32,7 +32,12 @@ func createWhole(path string, flag int, mode uint32) (uintptr, error) {
 	return 0, errors.ErrUnsupported
 }
 
+func reopens(path string, flag int, err error) (again bool, meaning error) { return false, err }
+
 func isPathOnly(fd uintptr) bool { return false }
+
+// CanLockRanges returns an error where byte ranges do not exclude each other.
+func (d *Descriptor) CanLockRanges() error { return nil }
 
 // TellsFilesApart reports whether files of one FileID are one file for certain.
 func (d *Descriptor) TellsFilesApart() bool { return true }

@@ -79,6 +79,9 @@ func (d *Descriptor) Wait(call *interrupt.Call, r Request) error {
 // gets none: there a requested lock holds up the thread, and every use of the file,
 // until it is granted.
 func (d *Descriptor) NewCall() (call *interrupt.Call, free func(), err error) {
+	if !interrupt.Possible() {
+		return nil, nil, interrupt.ErrImpossible
+	}
 	err = d.control(func(fd uintptr) (err error) {
 		if !isOverlapped(windows.Handle(fd)) {
 			return interrupt.ErrImpossible

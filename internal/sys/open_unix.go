@@ -33,8 +33,14 @@ const (
 // openAny opens path with the flag and permissions of os.OpenFile. The error is the
 // system's, or ErrBusy where a lease has to be broken first.
 func openAny(path string, flag int, perm fs.FileMode) (Descriptor, error) {
-	for {
+	for tries := 1; ; tries++ {
 		fd, err := unix.Open(path, flag|openFlags, openMode(perm))
+		if err != nil {
+			var again bool
+			if again, err = reopens(path, flag, err); again && tries < 5 {
+				continue
+			}
+		}
 		switch err {
 		case nil:
 		case unix.EINTR:

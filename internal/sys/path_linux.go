@@ -28,7 +28,7 @@ func Open(path string, flag int, perm fs.FileMode) (Descriptor, error) {
 	dir := unix.AT_FDCWD
 	fd, _, errno := syscall.Syscall6(unix.SYS_OPENAT, uintptr(dir), uintptr(unsafe.Pointer(&buf[0])),
 		uintptr(flag|openFlags|unix.O_LARGEFILE), uintptr(openMode(perm)), 0, 0)
-	if errno == unix.ENOENT {
+	if errno == unix.ENOENT && flag&unix.O_CREAT == 0 {
 		return Descriptor{}, errno
 	}
 	if errno != 0 {

@@ -19,6 +19,14 @@ stress:
 	go test -run 'TestCrash$$' -v -count=1 -timeout 0 ./lockedfile -updates 10000 -seed $(SEED)
 	cd verify && go test -run 'TestStress$$' -v -count=1 -timeout 0 . -seconds $(SECONDS) -seed $(SEED)
 
+# `make environments` runs the library in environments that this machine is not: QEMU's
+# user mode, sandboxes, hosts in other languages, Wine 10, and a guest with NFS and SMB
+# servers. It takes an hour, and 4 GB of the cache; docs/environments.md says more.
+# STEPS="gvisor hosts" runs these, WITHOUT="wine10" all but that.
+.PHONY: environments
+environments:
+	@WITHOUT="$(WITHOUT)" scripts/environments/run $(STEPS)
+
 # `make lint` says what is not well formed, in all modules, scripts and workflows.
 .PHONY: lint
 lint:

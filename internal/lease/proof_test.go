@@ -3,6 +3,7 @@ package lease_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -111,6 +112,40 @@ func TestAnswer(t *testing.T) {
 		t.Error(err)
 	}
 	if err := a.Once(ctx, never, unsure); err != answer {
+		t.Error(err)
+	}
+}
+
+func TestReach(t *testing.T) {
+	ctx, cancel := lease.Reach(t.Context())
+	if d, ok := ctx.Deadline(); !ok || time.Until(d) > lease.Patience || time.Until(d) < lease.Patience/2 {
+		t.Errorf("deadline %v, %v", d, ok)
+	}
+	cancel()
+	own, cancelOwn := context.WithTimeout(t.Context(), 2*lease.Patience)
+	defer cancelOwn()
+	ctx, cancel = lease.Reach(own)
+	defer cancel()
+	d, _ := own.Deadline()
+	if got, _ := ctx.Deadline(); !got.Equal(d) {
+		t.Errorf("%v, the caller's is %v", got, d)
+	}
+}
+
+// TestEnded: an error tells whether a server or a holder kept the call waiting, and whose
+// deadline it was.
+func TestEnded(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	call, err := lease.Begin(ctx, "engine", "name", locker.Exclusive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if err := call.Ended(ctx, nil); errors.Is(err, locker.ErrUnavailable) || !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	err = call.Ended(ctx, fmt.Errorf("no route: %w", context.DeadlineExceeded))
+	if !errors.Is(err, locker.ErrUnavailable) || !errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "no route") {
 		t.Error(err)
 	}
 }

@@ -16,9 +16,9 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
+	"github.com/flockctx/flockctx/locker"
 	"github.com/flockctx/flockctx/locker/etcd"
 	"github.com/flockctx/flockctx/locker/etcd/etcdtest"
-	"github.com/flockctx/flockctx/locker"
 	"github.com/flockctx/flockctx/locker/lockertest"
 )
 

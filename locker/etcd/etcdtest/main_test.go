@@ -13,13 +13,13 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/flockctx/flockctx/locker"
 	"github.com/flockctx/flockctx/locker/etcd"
 	"github.com/flockctx/flockctx/locker/etcd/etcdtest"
-	"github.com/flockctx/flockctx/locker"
 	"github.com/flockctx/flockctx/locker/lockertest"
 )
 
-const ttl = 2 * time.Second
+const ttl = 5 * time.Second
 
 func TestMain(m *testing.M) {
 	etcdtest.Main()

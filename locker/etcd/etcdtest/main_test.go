@@ -48,6 +48,38 @@ func ctx(t testing.TB) context.Context {
 	return ctx
 }
 
+func lock(t testing.TB, l locker.Locker, name string) locker.Held {
+	t.Helper()
+	h, err := l.Lock(ctx(t), name, locker.Exclusive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// holds fails unless h is held for d.
+func holds(t testing.TB, h locker.Held, d time.Duration) {
+	t.Helper()
+	select {
+	case <-h.Context().Done():
+		t.Fatal(context.Cause(h.Context()))
+	case <-time.After(d):
+	}
+}
+
+// lost waits until h is lost.
+func lost(t testing.TB, h locker.Held) {
+	t.Helper()
+	select {
+	case <-h.Context().Done():
+	case <-time.After(time.Minute):
+		t.Fatal("the lock is still held")
+	}
+	if err := context.Cause(h.Context()); !errors.Is(err, locker.ErrLost) {
+		t.Fatalf("cause %v", err)
+	}
+}
+
 // keys returns the keys of the queue for name, or of all.
 func keys(t testing.TB, client *clientv3.Client, name string) (keys []string, leases []clientv3.LeaseID) {
 	t.Helper()

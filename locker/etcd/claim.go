@@ -228,15 +228,15 @@ func (c *claim) tend() {
 func (c *claim) abandon() {
 	c.Release()
 	c.keeper.drop(c)
-	go c.cleanUp()
+	go c.cleanUp(c.rev != 0)
 }
 
-// cleanUp takes the claim from the server. What cannot be done within a TTL has been done
-// by the end of the lease.
-func (c *claim) cleanUp() {
+// cleanUp takes the lease from the server, and the key if it may be there. What cannot be
+// done within a TTL has been done by the end of the lease.
+func (c *claim) cleanUp(key bool) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Proof), c.ttl)
 	defer cancel()
-	if c.rev != 0 {
+	if key {
 		c.engine.txn(ctx, []clientv3.Cmp{c.mine()}, []clientv3.Op{clientv3.OpDelete(c.key)}, nil)
 	}
 	c.engine.revoke(ctx, c.id)
@@ -277,10 +277,8 @@ func (c *claim) unsure(err error) error {
 // beside it. A transaction without an answer is sent again, and may find its own work: then
 // nobody knows whether the key had gone before.
 func (c *claim) release(ctx context.Context) error {
-	lost := c.Release()
-	c.keeper.drop(c)
-	if lost != nil {
-		go c.cleanUp()
+	if lost := c.Release(); lost != nil {
+		c.abandon()
 		return lost
 	}
 	wait, cancel := context.WithTimeout(ctx, c.engine.Traits().Cleanup)
@@ -292,12 +290,14 @@ func (c *claim) release(ctx context.Context) error {
 		unanswered = unanswered || err != nil
 		return err
 	})
-	go c.cleanUp()
+	c.keeper.drop(c) // till now the lease was renewed, so that it does not end meanwhile
+	freed := err == nil && resp.Succeeded
+	go c.cleanUp(!freed)
 	switch {
+	case freed:
+		return nil
 	case err != nil:
 		return c.unsure(err)
-	case resp.Succeeded:
-		return nil
 	case unanswered:
 		return c.unsure(errors.New("the key has gone, by this release or before it"))
 	}

@@ -2,7 +2,9 @@ package etcd
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -10,8 +12,10 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
 
 	"github.com/flockctx/flockctx/internal/lease"
+	"github.com/flockctx/flockctx/locker"
 )
 
 // A keeper renews the leases of all claims of one client, over one stream: with users and
@@ -25,8 +29,9 @@ import (
 //     to the one request for its lease that is unanswered there, and proves the lease from
 //     when that was sent.
 //   - A stream that owes answers and gives none for half an interval is silent: a second
-//     one is opened beside it, as a rule to the next server, and asked for all that is
-//     due. Whichever answers first stays, the other is closed. There are two at most.
+//     one is opened beside it, to another server, and asked for all that is due. After
+//     twice that time without an answer there is a third; then the oldest is replaced.
+//     Whichever answers first stays, the others are closed.
 //   - A stream that fails is followed by another, after a pause that doubles until
 //     something is answered.
 //
@@ -54,6 +59,9 @@ const (
 	// idleStream is how long a stream stays open for the next claim.
 	idleStream = 5 * time.Second
 
+	// maxStreams is how many are open at a time, at most.
+	maxStreams = 3
+
 	maxRetryPause = 500 * time.Millisecond
 )
 
@@ -63,7 +71,7 @@ var keepers = struct {
 	of         map[*clientv3.Client]*keeper
 }{of: map[*clientv3.Client]*keeper{}}
 
-// keep renews the lease of c until c ends, and returns who does it.
+// keep renews the lease of c until it is dropped or lost, and returns who does it.
 func keep(c *claim, sent lease.Instant) *keeper {
 	keepers.Lock()
 	defer keepers.Unlock()
@@ -136,6 +144,7 @@ func (k *keeper) end() bool {
 	if len(k.claims) > 0 {
 		return false
 	}
+	k.endWatchesLocked()
 	for _, s := range k.streams {
 		s.cancel()
 	}
@@ -155,7 +164,8 @@ func (k *keeper) decide(now lease.Instant) (next lease.Instant, goOn bool) {
 	for id, c := range k.claims {
 		every := time.Duration(c.ttl / 3)
 		switch {
-		case c.Err() != nil: // looks at the clock, also where no renewal is answered
+		case c.Err() != nil && !errors.Is(context.Cause(c.Proof), locker.ErrReleased):
+			// Err looks at the clock, also where no renewal is answered.
 			delete(k.claims, id)
 			continue
 		case c.due <= now+lease.Instant(every/10):
@@ -189,25 +199,23 @@ func (k *keeper) decide(now lease.Instant) (next lease.Instant, goOn bool) {
 // askLocked asks for the renewal of those that are due, where that is not under way. It
 // returns when to look again.
 func (k *keeper) askLocked(now lease.Instant, due []*claim, patience time.Duration) lease.Instant {
-	var s *stream
-	if n := len(k.streams); n > 0 {
-		s = k.streams[n-1]
-	}
-	if s == nil || s.silent(now, patience) {
+	n := len(k.streams)
+	patience *= time.Duration(max(n, 1)) // or those that open slowly would never answer
+	if n == 0 || k.streams[n-1].silent(now, patience) {
 		if now < k.retryAt {
 			return k.retryAt
 		}
-		if len(k.streams) == 2 {
+		if n == maxStreams {
 			k.streams[0].cancel()
 			k.streams = k.streams[1:]
 		}
-		s = k.openLocked()
-		k.streams = append(k.streams, s)
+		k.streams = append(k.streams, k.openLocked())
 	}
+	s := k.streams[len(k.streams)-1]
 	for _, c := range due {
 		s.askLocked(c.id, now)
 	}
-	return s.owesSince + lease.Instant(patience)
+	return max(s.owesSince+lease.Instant(patience), now+lease.Instant(retryPause))
 }
 
 // A stream carries requests to one server, and its answers. Its fields belong to the
@@ -215,6 +223,7 @@ func (k *keeper) askLocked(now lease.Instant, due []*claim, patience time.Durati
 type stream struct {
 	cancel    context.CancelFunc
 	ready     chan struct{} // holds one: there is something to send
+	server    string        // once it is open
 	queue     []clientv3.LeaseID
 	asked     map[clientv3.LeaseID]lease.Instant // unanswered: when sent, 0 if not yet
 	owesSince lease.Instant                      // asked is not empty, and nothing came
@@ -248,7 +257,7 @@ func (k *keeper) openLocked() *stream {
 
 // send opens the stream and sends its requests.
 func (k *keeper) send(ctx context.Context, s *stream) {
-	conn, err := pb.NewLeaseClient(k.client.ActiveConnection()).LeaseKeepAlive(ctx, grpc.WaitForReady(true))
+	conn, err := k.open(ctx, s)
 	if err != nil {
 		k.failed(s, err)
 		return
@@ -281,6 +290,33 @@ func (k *keeper) send(ctx context.Context, s *stream) {
 				return
 			}
 		}
+	}
+}
+
+// open opens the stream to a server that is not silent on another one. The client takes
+// its servers in turn, and other requests may have had theirs in between.
+func (k *keeper) open(ctx context.Context, s *stream) (conn pb.Lease_LeaseKeepAliveClient, err error) {
+	for tries := len(k.client.Endpoints()); ; tries-- {
+		try, cancel := context.WithCancel(ctx)
+		conn, err = pb.NewLeaseClient(k.client.ActiveConnection()).LeaseKeepAlive(try, grpc.WaitForReady(true))
+		if err != nil {
+			cancel()
+			return nil, err
+		}
+		server := ""
+		if p, ok := peer.FromContext(conn.Context()); ok {
+			server = p.Addr.String()
+		}
+		k.mu.Lock()
+		silent := slices.ContainsFunc(k.streams, func(other *stream) bool { return other != s && other.server == server })
+		if !silent || tries <= 1 {
+			s.server = server
+			k.mu.Unlock()
+			context.AfterFunc(ctx, cancel)
+			return conn, nil
+		}
+		k.mu.Unlock()
+		cancel()
 	}
 }
 

@@ -35,7 +35,7 @@ func (e *engine) insist(ctx context.Context, request func(context.Context) error
 		expired := limited.Err() != nil
 		cancel()
 		switch {
-		case err == nil, ctx.Err() != nil:
+		case err == nil, ctx.Err() != nil, e.client.Ctx().Err() != nil:
 			return err
 		case expired:
 		case passes(err):

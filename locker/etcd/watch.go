@@ -11,53 +11,65 @@ import (
 	"github.com/flockctx/flockctx/internal/lease"
 )
 
-// watches are what a keeper knows of the watches of its client. Its mutex guards them.
+// watches are the watches of a keeper's client, all on one stream. The keeper's mutex
+// guards them.
 //
 // A server that is frozen sends nothing, as one on which nothing happens does. So when
-// renewals are due the server is asked to answer all watches (a probe), and a watch that
-// has heard nothing for a TTL ends. They share a stream, which would stay with a frozen
-// server: the next ones are labelled with another generation, which has them take another.
-//
-// The client opens a stream for a probe, if there is none, and nobody would close that. So
-// no watch ends while a probe is on its way.
+// renewals are due one more watch is made, whose creation the server answers. (It does not
+// always answer a request for progress: not while a watch begins at a revision to come.)
+// Without an answer within a TTL all watches end, and the next ones are labelled as another
+// generation, which has the client make another stream, as a rule to the next server.
 type watches struct {
-	open       int // calls of follow
+	following  int             // calls of follow
+	all        context.Context // ends the watches; nil if there were none
+	endAll     context.CancelFunc
 	generation int
-	probeAt    lease.Instant
 	probing    bool
-	ended      []context.CancelFunc // of those that ended meanwhile
+	probeAt    lease.Instant
+}
+
+// watchesLocked returns the context for a watch. It has none of a caller's values: those that
+// are sent along would give a watch a stream of its own. Without a leader a server would wait
+// for one in silence.
+func (k *keeper) watchesLocked() context.Context {
+	if k.all == nil {
+		ctx := clientv3.WithRequireLeader(k.client.Ctx())
+		ctx = metadata.AppendToOutgoingContext(ctx, "flockctx-watch", strconv.Itoa(k.generation))
+		k.all, k.endAll = context.WithCancel(ctx)
+	}
+	return k.all
+}
+
+func (k *keeper) endWatchesLocked() {
+	if k.all != nil {
+		k.endAll()
+		k.all = nil
+		k.generation++
+	}
 }
 
 // probeLocked probes, if it is time, and returns when it is next.
 func (k *keeper) probeLocked(now lease.Instant, interval time.Duration) lease.Instant {
-	if k.open > 0 && !k.probing && now >= k.probeAt {
-		k.probing = true
-		go k.probe(k.generation, interval)
-	}
 	if now >= k.probeAt {
 		k.probeAt = now + lease.Instant(interval)
+		if k.following > 0 && !k.probing {
+			k.probing = true
+			go k.probe(k.watchesLocked(), 3*interval)
+		}
 	}
 	return k.probeAt
 }
 
-func (k *keeper) probe(generation int, limit time.Duration) {
-	ctx, cancel := context.WithTimeout(k.watchContext(generation), limit)
+func (k *keeper) probe(all context.Context, limit time.Duration) {
+	ctx, cancel := context.WithTimeout(all, limit)
 	defer cancel()
-	k.client.RequestProgress(ctx)
+	_, answered := <-k.client.Watch(ctx, "flockctx", clientv3.WithCreatedNotify(), clientv3.WithFilterPut(), clientv3.WithFilterDelete())
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.probing = false
-	for _, end := range k.ended {
-		end()
+	if !answered && k.all == all {
+		k.endWatchesLocked()
 	}
-	k.ended = nil
-}
-
-// watchContext has none of a caller's values: those that are sent along would give a watch
-// a stream of its own. Without a leader a server would wait for one in silence.
-func (k *keeper) watchContext(generation int) context.Context {
-	ctx := clientv3.WithRequireLeader(k.client.Ctx())
-	return metadata.AppendToOutgoingContext(ctx, "flockctx-watch", strconv.Itoa(generation))
 }
 
 // follow reports whether key was deleted at revision rev or later. It returns false when
@@ -65,39 +77,18 @@ func (k *keeper) watchContext(generation int) context.Context {
 func (c *claim) follow(ctx context.Context, key string, rev int64) (gone bool) {
 	k := c.keeper
 	k.mu.Lock()
-	k.open++
-	generation := k.generation
+	k.following++
+	watch, cancel := context.WithCancel(k.watchesLocked())
 	k.mu.Unlock()
-
-	watch, cancel := context.WithCancel(k.watchContext(generation))
-	end := func() {
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		if k.probing {
-			k.ended = append(k.ended, cancel)
-		} else {
-			cancel()
-		}
-	}
 	defer func() {
-		end()
+		cancel()
 		k.mu.Lock()
-		k.open--
+		k.following--
 		k.mu.Unlock()
 	}()
 	// A frozen server keeps Watch itself waiting too.
-	defer context.AfterFunc(ctx, end)()
-	silence := time.AfterFunc(c.ttl, func() {
-		k.mu.Lock()
-		if k.generation == generation {
-			k.generation++
-		}
-		k.mu.Unlock()
-		end()
-	})
-	defer silence.Stop()
+	defer context.AfterFunc(ctx, cancel)()
 	for resp := range k.client.Watch(watch, key, clientv3.WithRev(rev), clientv3.WithFilterPut()) {
-		silence.Reset(c.ttl)
 		for _, ev := range resp.Events {
 			if ev.Type == clientv3.EventTypeDelete {
 				return true

@@ -3,13 +3,23 @@
 package etcdtest_test
 
 import (
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"go.etcd.io/etcd/client/v3/concurrency"
+
+	"github.com/flockctx/flockctx/locker/etcd/etcdtest"
+	"github.com/flockctx/flockctx/locker/lockertest"
 )
 
 // TestControl partitions the stock client's session and Mutex: it has two holders at
 // times, which shows that the same injection against this package would find them.
 func TestControl(t *testing.T) {
 	t.Parallel()
-	n := partitions(12)
+	n := size(12, 60)
 	c := etcdtest.Start(t, 1)
 	var mu sync.Mutex
 	var all []lockertest.Overlap

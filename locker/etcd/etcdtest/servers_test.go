@@ -6,24 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
-
-	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.etcd.io/etcd/client/v3/concurrency"
-	"go.uber.org/zap"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/flockctx/flockctx/locker"
 	"github.com/flockctx/flockctx/locker/etcd"
 	"github.com/flockctx/flockctx/locker/etcd/etcdtest"
-	"github.com/flockctx/flockctx/locker/lockertest"
 )
 
 // TestServers breaks servers of a cluster of three, and looks at who holds.
@@ -33,7 +22,7 @@ func TestServers(t *testing.T) {
 
 	// With a TTL well above an election, a holder outlives its leader.
 	t.Run("the leader is killed", func(t *testing.T) {
-		l := etcd.New(c.Client(t), &etcd.Options{TTL: 6 * time.Second})
+		l := etcd.New(c.Client(t), &etcd.Options{TTL: 10 * time.Second})
 		h := lock(t, l, "leader")
 		token, _ := h.Token()
 		waiter := make(chan locker.Held, 1)
@@ -41,12 +30,14 @@ func TestServers(t *testing.T) {
 			h, err := l.Lock(ctx(t), "leader", locker.Exclusive)
 			if err != nil {
 				t.Error(err)
+			} else {
+				waiter <- h
 			}
-			waiter <- h
+			close(waiter)
 		}()
 		leader, _ := c.Leader()
 		leader.Kill()
-		holds(t, h, 8*time.Second)
+		holds(t, h, 12*time.Second)
 		select {
 		case <-waiter:
 			t.Fatal("two holders")
@@ -55,7 +46,10 @@ func TestServers(t *testing.T) {
 		if err := h.Unlock(ctx(t)); err != nil {
 			t.Errorf("Unlock without the old leader: %v", err)
 		}
-		next := <-waiter
+		next, ok := <-waiter
+		if !ok {
+			return
+		}
 		if second, _ := next.Token(); second.N <= token.N || second.Epoch != token.Epoch {
 			t.Errorf("token %v after %v", second, token)
 		}

@@ -202,16 +202,21 @@ func (c *claim) tend() {
 		return
 	}
 	from := c.rev + 1
-	for c.Err() == nil {
+	for {
 		if c.follow(c.Proof, c.key, from) {
 			c.Lose(errDeleted)
 			return
+		}
+		if c.Err() != nil {
+			return // ask nothing in vain
 		}
 		// The watch broke off, its revision was compacted away, or it was silent: look,
 		// then watch from there.
 		resp, err := c.engine.get(c.Proof, c.key, clientv3.WithKeysOnly())
 		if err != nil {
-			pause(c.Proof, retryPause)
+			if !pause(c.Proof, retryPause) {
+				return
+			}
 			continue
 		}
 		if len(resp.Kvs) == 0 || resp.Kvs[0].CreateRevision != c.rev {

@@ -23,12 +23,13 @@ import (
 // which counts a TTL from the arrival of an answer and stays with one server even where
 // that one is frozen, nor its KeepAliveOnce, which opens a stream for each renewal.
 //
-//   - A lease is due a third of its TTL, less some jitter, after its last confirmed
-//     renewal was sent. Those that are due soon go along.
+//   - A lease is due an interval, less some jitter, after its last confirmed renewal was
+//     sent: a tenth of the TTL, so that it outlasts a server that stops for nine; but not
+//     less than a second, nor more than a third. Those that are due soon go along.
 //   - The server answers a stream's requests one by one, each once; so an answer belongs
 //     to the one request for its lease that is unanswered there, and proves the lease from
 //     when that was sent.
-//   - A stream that owes answers and gives none for half an interval is silent: a second
+//   - A stream that owes answers and gives none for a sixth of a TTL is silent: a second
 //     one is opened beside it, to another server, and asked for all that is due. After
 //     twice that time without an answer there is a third; then the oldest is replaced.
 //     Whichever answers first stays, the others are closed.
@@ -84,7 +85,7 @@ func keep(c *claim, sent lease.Instant) *keeper {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	c.due = sent + c.interval()
+	c.due = c.dueAfter(sent)
 	k.claims[c.id] = c
 	k.hasteLocked(c.due)
 	return k
@@ -158,23 +159,22 @@ func (k *keeper) decide(now lease.Instant) (next lease.Instant, goOn bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	var due []*claim
-	shortest := idleStream // interval of all
+	shortest := idleStream // a third of the shortest TTL
 	patience := idleStream // with a stream
 	next = now + lease.Instant(idleStream)
 	for id, c := range k.claims {
-		every := time.Duration(c.ttl / 3)
 		switch {
 		case c.Err() != nil && !errors.Is(context.Cause(c.Proof), locker.ErrReleased):
 			// Err looks at the clock, also where no renewal is answered.
 			delete(k.claims, id)
 			continue
-		case c.due <= now+lease.Instant(every/10):
+		case c.due <= now+lease.Instant(c.interval()/10):
 			due = append(due, c)
-			patience = min(patience, every/2)
+			patience = min(patience, c.ttl/6)
 		default:
 			next = min(next, c.due)
 		}
-		shortest = min(shortest, every)
+		shortest = min(shortest, c.ttl/3)
 	}
 	if len(k.claims) == 0 {
 		if k.emptyAt == 0 {
@@ -345,7 +345,7 @@ func (k *keeper) answered(s *stream, id clientv3.LeaseID, ttl int64) {
 		c.Lose(errEnded)
 		return
 	}
-	c.due = sent + c.interval()
+	c.due = c.dueAfter(sent)
 	k.hasteLocked(c.due)
 	k.mu.Unlock()
 	c.Extend(sent)
@@ -391,8 +391,11 @@ func (k *keeper) refusedLocked(s *stream, err error) (first *claim) {
 	return first
 }
 
-// interval is the time from one renewal to the next.
-func (c *claim) interval() lease.Instant {
-	every := c.ttl / 3
-	return lease.Instant(every - rand.N(every/5))
+// interval is the longest time from one renewal to the next.
+func (c *claim) interval() time.Duration { return min(c.ttl/3, max(c.ttl/10, time.Second)) }
+
+// dueAfter returns when a lease is due whose renewal was sent at the given instant.
+func (c *claim) dueAfter(sent lease.Instant) lease.Instant {
+	i := c.interval()
+	return sent + lease.Instant(i-rand.N(i/5))
 }

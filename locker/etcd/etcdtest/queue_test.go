@@ -236,18 +236,19 @@ func TestOwner(t *testing.T) {
 // there goes on, as those of the stock client do.
 func TestWaitersOutlastAStall(t *testing.T) {
 	t.Parallel()
+	const ttl = 10 * time.Second
 	for _, percent := range []int{60, 90} {
 		t.Run(fmt.Sprint(percent), func(t *testing.T) {
 			t.Parallel()
-			stall(t, size(100, 300), ttl*time.Duration(percent)/100)
+			stall(t, size(100, 300), ttl, ttl*time.Duration(percent)/100)
 		})
 	}
 }
 
-func stall(t *testing.T, n int, d time.Duration) {
+func stall(t *testing.T, n int, ttl, d time.Duration) {
 	c := etcdtest.Start(t, 1)
 	client := c.Client(t)
-	l := open(client)
+	l := etcd.New(client, &etcd.Options{TTL: ttl})
 	waiting, cancel := context.WithCancel(ctx(t))
 	session := func() *concurrency.Session {
 		s, err := concurrency.NewSession(client, concurrency.WithTTL(int(ttl/time.Second)))

@@ -25,10 +25,11 @@ import (
 
 // traffic counts what a client asks of its servers.
 type traffic struct {
-	calls, streams, renewers, authentications, messages atomic.Int64
+	calls, streams, renewers, watchers, authentications, messages atomic.Int64
 
-	// renewal, if not nil, gets each stream of renewals in place of the client.
-	renewal func(n int64, s grpc.ClientStream) (grpc.ClientStream, error)
+	// renewal and watch, if not nil, get each stream of renewals or watches, and return
+	// the one that the client is to have.
+	renewal, watch func(n int64, s grpc.ClientStream) (grpc.ClientStream, error)
 }
 
 func (tr *traffic) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, next grpc.UnaryInvoker, opts ...grpc.CallOption) error {
@@ -42,9 +43,14 @@ func (tr *traffic) unary(ctx context.Context, method string, req, reply any, cc 
 func (tr *traffic) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, next grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 	tr.streams.Add(1)
 	s, err := next(ctx, desc, cc, method, opts...)
-	if strings.HasSuffix(method, "/LeaseKeepAlive") {
+	switch method[strings.LastIndex(method, "/"):] {
+	case "/LeaseKeepAlive":
 		if n := tr.renewers.Add(1); tr.renewal != nil && err == nil {
 			s, err = tr.renewal(n, s)
+		}
+	case "/Watch":
+		if n := tr.watchers.Add(1); tr.watch != nil && err == nil {
+			s, err = tr.watch(n, s)
 		}
 	}
 	if err == nil {
@@ -119,6 +125,38 @@ func TestASilentStreamIsReplaced(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// TestASilentWatchIsReplaced: a waiter whose watch is on a server that says nothing any
+// more gets the lock all the same, and a holder hears of its loss.
+func TestASilentWatchIsReplaced(t *testing.T) {
+	t.Parallel()
+	c := etcdtest.Start(t, 1)
+	direct := c.Client(t)
+	tr := &traffic{watch: func(n int64, s grpc.ClientStream) (grpc.ClientStream, error) {
+		if n == 1 {
+			return silent{s}, nil
+		}
+		return s, nil
+	}}
+	l := open(tr.client(t, c))
+	front, held := lock(t, open(direct), "watch"), lock(t, l, "watched")
+	next := make(chan locker.Held)
+	go func() { next <- lock(t, l, "watch") }()
+	waitFor(t, direct, "watch", 2)
+	if err := front.Unlock(ctx(t)); err != nil {
+		t.Error(err)
+	}
+	all, _ := keys(t, direct, "watched")
+	if _, err := direct.Delete(ctx(t), all[0]); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	lost(t, held)
+	if err := (<-next).Unlock(ctx(t)); err != nil {
+		t.Error(err)
+	}
+	t.Logf("after %v", time.Since(begin))
 }
 
 // TestARefusedLeaseHarmsNoOther: an answer about one lease ends the stream for all.

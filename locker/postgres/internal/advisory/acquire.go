@@ -1,4 +1,4 @@
-package postgres
+package advisory
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/flockctx/flockctx/internal/lease"
+	"github.com/flockctx/flockctx/internal/lineage"
 	"github.com/flockctx/flockctx/locker"
 )
 
@@ -67,8 +68,8 @@ func (a *attempt) acquire(ctx context.Context) (*held, error) {
 // granted before, so nothing else may come over it.
 func (a *attempt) on(ctx context.Context, s *session) (*held, error) {
 	a.asked = false
-	e, k := a.engine, key(a.call.Name)
-	h := &held{engine: e, call: a.call, s: s, parent: parentOf(ctx)}
+	e, k := a.engine, Key(a.call.Name)
+	h := &held{engine: e, call: a.call, s: s, parent: lineage.From(ctx)}
 	h.outer = e.outer(h.parent)
 	var shared, sql string
 	if a.call.Mode == locker.Shared {
@@ -96,7 +97,7 @@ func (a *attempt) on(ctx context.Context, s *session) (*held, error) {
 	case h.outer != nil:
 		go h.findDeadlock(wait, cancel)
 	}
-	row, err := s.ask(wait, h.lineage()+sql)
+	row, err := s.ask(wait, h.descent()+sql)
 	cause := context.Cause(wait)
 	cancel(nil)
 	if err != nil {

@@ -1,6 +1,6 @@
 //go:build unix
 
-package postgres_test
+package advisory_test
 
 import (
 	"context"
@@ -23,7 +23,7 @@ import (
 	"github.com/flockctx/flockctx/internal/pgtest"
 	"github.com/flockctx/flockctx/locker"
 	"github.com/flockctx/flockctx/locker/lockertest"
-	"github.com/flockctx/flockctx/locker/postgres"
+	"github.com/flockctx/flockctx/locker/postgres/internal/advisory"
 )
 
 func within(t testing.TB, d time.Duration) context.Context {
@@ -86,7 +86,7 @@ func TestBadInput(t *testing.T) {
 	t.Parallel()
 	s := pgtest.Start(t)
 	t.Run("TTL below the floor", func(t *testing.T) {
-		refused(t, postgres.New(s.DSN(""), &postgres.Options{TTL: time.Millisecond}), nil, "TTL", "1ms", "1s")
+		refused(t, advisory.New(s.DSN(""), &advisory.Options{TTL: time.Millisecond}), nil, "TTL", "1ms", "1s")
 	})
 	t.Run("malformed DSN", func(t *testing.T) {
 		refused(t, open("postgres://%zz"), nil, "parse")
@@ -113,21 +113,21 @@ func TestBadInput(t *testing.T) {
 	})
 	t.Run("no right to make the sequence", func(t *testing.T) {
 		exec1(t, s, "create role guest login")
-		l := postgres.New(strings.Replace(s.DSN(""), "user=postgres", "user=guest", 1), &postgres.Options{TTL: ttl, Sequence: "public.guests"})
+		l := advisory.New(strings.Replace(s.DSN(""), "user=postgres", "user=guest", 1), &advisory.Options{TTL: ttl, Sequence: "public.guests"})
 		refused(t, l, nil, "public", "guests", "permission denied")
 		exec1(t, s, "create sequence guests; grant usage on sequence guests to guest")
 		unlock(t, lock(t, l, "guest"))
 	})
 	t.Run("a sequence that does not rise", func(t *testing.T) {
 		exec1(t, s, "create sequence cached cache 10")
-		refused(t, postgres.New(s.DSN(""), &postgres.Options{TTL: ttl, Sequence: "cached"}), nil, "CACHE 1")
+		refused(t, advisory.New(s.DSN(""), &advisory.Options{TTL: ttl, Sequence: "cached"}), nil, "CACHE 1")
 		if query(t, s, "select current_setting('server_version_num')::int >= 150000")[0] == "true" {
 			exec1(t, s, "create unlogged sequence unlogged")
-			refused(t, postgres.New(s.DSN(""), &postgres.Options{TTL: ttl, Sequence: "unlogged"}), nil, "UNLOGGED")
+			refused(t, advisory.New(s.DSN(""), &advisory.Options{TTL: ttl, Sequence: "unlogged"}), nil, "UNLOGGED")
 		}
 	})
 	t.Run("a sequence made anew", func(t *testing.T) {
-		l := postgres.New(s.DSN(""), &postgres.Options{TTL: ttl, Sequence: "anew"})
+		l := advisory.New(s.DSN(""), &advisory.Options{TTL: ttl, Sequence: "anew"})
 		var tokens [2]locker.Token
 		for i := range tokens {
 			h := lock(t, l, "anew")
@@ -140,7 +140,7 @@ func TestBadInput(t *testing.T) {
 		}
 	})
 	t.Run("a quote in the sequence's name", func(t *testing.T) {
-		l := postgres.New(s.DSN(""), &postgres.Options{TTL: ttl, Sequence: `it's "odd"`})
+		l := advisory.New(s.DSN(""), &advisory.Options{TTL: ttl, Sequence: `it's "odd"`})
 		unlock(t, lock(t, l, "quote"))
 		h, err := l.TryLock(within(t, time.Minute), "quote", locker.Exclusive)
 		if err != nil {
@@ -226,7 +226,7 @@ func TestSilentServer(t *testing.T) {
 		s := pgtest.Start(t)
 		p := lockertest.NewProxy(t, "tcp", s.Addr())
 		// The TTL is long, so that the connection does not end first.
-		l := postgres.New(s.TCP(p.Addr()), &postgres.Options{TTL: time.Minute})
+		l := advisory.New(s.TCP(p.Addr()), &advisory.Options{TTL: time.Minute})
 		unlock(t, lock(t, l, "silent"))
 		p.Swallow(lockertest.Both)
 		_, err := l.TryLock(within(t, time.Minute), "silent", locker.Exclusive)
@@ -368,7 +368,7 @@ func TestFrozenBackend(t *testing.T) {
 func TestNoticed(t *testing.T) {
 	t.Parallel()
 	s := pgtest.Start(t)
-	l := postgres.New(s.DSN(""), nil)
+	l := advisory.New(s.DSN(""), nil)
 	h := lock(t, l, "noticed")
 	ctx, cancel := context.WithCancel(context.Background())
 	errs := make(chan error)
@@ -459,7 +459,7 @@ func TestLatency(t *testing.T) {
 	}
 	s := pgtest.Start(t)
 	ours := func(idle int) func() func() {
-		l := postgres.New(s.DSN(""), &postgres.Options{Idle: idle})
+		l := advisory.New(s.DSN(""), &advisory.Options{Idle: idle})
 		return func() func() {
 			h := lock(t, l, "latency")
 			return func() { unlock(t, h) }

@@ -1,4 +1,4 @@
-package postgres
+package advisory
 
 import (
 	"context"

@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"crypto/rand"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -44,7 +45,7 @@ type claim struct {
 	wake   chan struct{}   // a notice: look again
 	flight <-chan struct{} // closed when no statement of the claim is under way
 	why    error           // why no server has taken the claim in, or nil
-	placed bool            // it has its place in the queue; guarded by the engine's mu
+	placed time.Time       // when a server first answered; guarded by the engine's mu
 }
 
 func (e *engine) newClaim(ctx context.Context, call *lease.Call, try bool) *claim {
@@ -93,7 +94,7 @@ func (c *claim) acquire(ctx context.Context) (h *held, err error) {
 		var a answer
 		var sent lease.Instant
 		a, sent, err = c.ask(limit)
-		c.answered(l, err)
+		c.answered(ctx, l, err)
 		switch {
 		case err == nil && a.granted:
 			if time.Duration(lease.Now()-sent) < e.ttl/2 {
@@ -133,19 +134,26 @@ func (c *claim) acquire(ctx context.Context) (h *held, err error) {
 	}
 }
 
-// answered notes what has come of asking, also for those in line behind it.
-func (c *claim) answered(l *line, err error) {
+// answered notes what has come of asking, also for those in line behind it: not if it is
+// the caller that had no time.
+func (c *claim) answered(ctx context.Context, l *line, err error) {
 	c.engine.mu.Lock()
 	defer c.engine.mu.Unlock()
 	if err == nil {
-		c.why, c.placed = nil, true
-	} else if !c.placed {
+		c.why = nil
+		if c.placed.IsZero() {
+			c.placed = time.Now()
+		}
+	} else if c.placed.IsZero() {
 		c.why = c.unanswered(err)
 	}
-	if l != nil {
-		l.why = c.why
-		l.closeAsked()
+	if l == nil {
+		return
 	}
+	if ctx.Err() == nil {
+		l.why = c.why
+	}
+	l.closeAsked()
 }
 
 // unanswered says why no server has taken the claim in. Of an answer that has not come,
@@ -162,15 +170,20 @@ func (c *claim) unanswered(err error) error {
 
 // pause returns when to look again: when the first of those ahead expires, and at least
 // three times per TTL, which also keeps the claim. Where no notice can come, the time
-// depends on how long the wait has lasted, so that short waits end soon and long ones
+// depends on how long it has been looking, so that short waits end soon and long ones
 // cost little.
 func (c *claim) pause(look time.Duration) time.Duration {
 	d := min(look, c.engine.ttl/3)
 	if !c.engine.hears() {
-		d = min(d, time.Since(c.began)/4)
+		d = min(d, time.Since(c.placed)/4)
 	}
 	return max(d, minLook)
 }
+
+// waited is how long a wait has lasted when the statement is sent, in microseconds.
+type waited time.Time
+
+func (w waited) Value() (driver.Value, error) { return time.Since(time.Time(w)).Microseconds(), nil }
 
 // An answer is what the server says of a claim.
 type answer struct {
@@ -194,7 +207,7 @@ func (c *claim) ask(ctx context.Context) (answer, lease.Instant, error) {
 		var r reply
 		e := c.engine
 		r.sent, r.err = e.run(ctx, "call flockctx.claim($1::text, $2::bytea, $3::text, $4::boolean, $5::boolean, $6::bigint, $7::bigint, $8::text::text[], $9::text, $10::integer, $11::text, null, null)",
-			[]any{c.id, []byte(c.call.Name), e.owner, c.call.Mode == locker.Shared, c.try, e.ttl.Milliseconds(), time.Since(c.began).Milliseconds(),
+			[]any{c.id, []byte(c.call.Name), e.owner, c.call.Mode == locker.Shared, c.try, e.ttl.Milliseconds(), waited(c.began),
 				"{" + strings.Join(c.under, ",") + "}", e.host, e.pid, c.note}, &r.token, &r.look)
 		replies <- r
 	}()

@@ -47,6 +47,7 @@ func (d pgxDatabase) dial(ctx context.Context) (*pgx.Conn, error) {
 			return nil, err
 		}
 	}
+	config.ConnConfig.OnNotification = nil // the program's
 	return pgx.ConnectConfig(ctx, config.ConnConfig)
 }
 
@@ -83,6 +84,7 @@ func (d sqlDatabase) dial(ctx context.Context) (*pgx.Conn, error) {
 	case config == nil:
 		return nil, errDeaf
 	}
+	config.OnNotification = nil // that connection's
 	return pgx.ConnectConfig(ctx, config)
 }
 

@@ -11,7 +11,7 @@ func Waiting(l locker.Locker, name string) (n int) {
 		n += len(line.waiting)
 	}
 	for _, c := range e.waiting {
-		if c.call.Name == name && c.placed {
+		if c.call.Name == name && !c.placed.IsZero() {
 			n++
 		}
 	}

@@ -4,14 +4,17 @@ package postgres_test
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
+	"io"
 	"os"
-	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	_ "github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/flockctx/flockctx/internal/pgtest"
 	"github.com/flockctx/flockctx/locker"
@@ -23,11 +26,8 @@ const ttl = 2 * time.Second
 
 func TestMain(m *testing.M) {
 	lockertest.Main(m, func(dsn string) (locker.Locker, error) {
-		pool, err := pgxpool.New(context.Background(), dsn)
-		if err != nil {
-			return nil, err
-		}
-		return postgres.New(pool, &postgres.Options{TTL: ttl}), nil
+		l, _, err := dial(dsn, ttl)
+		return l, err
 	})
 }
 
@@ -100,7 +100,25 @@ func query(t testing.TB, s *pgtest.Server, sql string, args ...any) []string {
 	return all
 }
 
-// open returns a Locker over a pool of its own.
+// dial returns a Locker over a pool of its own, or over a *sql.DB if the DSN begins with
+// "sql ".
+func dial(dsn string, ttl time.Duration) (l locker.Locker, done func(), err error) {
+	opts := &postgres.Options{TTL: ttl}
+	if dsn, ok := strings.CutPrefix(dsn, "sql "); ok {
+		db, err := sql.Open("pgx", dsn)
+		if err != nil {
+			return nil, nil, err
+		}
+		return postgres.NewSQL(db, opts), func() { db.Close() }, nil
+	}
+	pool, err := pgxpool.New(context.Background(), dsn)
+	if err != nil {
+		return nil, nil, err
+	}
+	return postgres.New(pool, opts), pool.Close, nil
+}
+
+// open returns a Locker that is closed, with its pool, at the end of the test.
 func open(t testing.TB, dsn string) locker.Locker {
 	t.Helper()
 	return openTTL(t, dsn, ttl)
@@ -108,14 +126,15 @@ func open(t testing.TB, dsn string) locker.Locker {
 
 func openTTL(t testing.TB, dsn string, ttl time.Duration) locker.Locker {
 	t.Helper()
-	pool, err := pgxpool.New(context.Background(), dsn)
+	l, done, err := dial(dsn, ttl)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := postgres.New(pool, &postgres.Options{TTL: ttl})
 	t.Cleanup(func() {
-		l.(interface{ Close() error }).Close()
-		pool.Close()
+		if err := l.(io.Closer).Close(); err != nil {
+			t.Error(err)
+		}
+		done()
 	})
 	return l
 }
@@ -134,30 +153,4 @@ func unlock(t testing.TB, h locker.Held) {
 	if err := h.Unlock(within(t, time.Minute)); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// suite runs the conformance suite. open makes a Locker that reaches the server through
-// the given socket's folder, or its own.
-func suite(t *testing.T, s *pgtest.Server, spec string, open func(t testing.TB, dir string, ttl time.Duration) locker.Locker) {
-	var all lockers
-	lockertest.Run(t, func(t testing.TB) locker.Locker { return all.add(open(t, "", ttl)) }, lockertest.Faults{
-		Spec:       spec,
-		Partitions: partitions(8),
-		Residue: func(t testing.TB) []string {
-			return query(t, s, "select name || ' ' || id from flockctx.queue where expires_in > '0'")
-		},
-		Waiters: func(t testing.TB, name string) int { return all.waiting(name) },
-		Break: map[string]func(testing.TB, string){
-			"claim deleted": func(t testing.TB, name string) {
-				if n := query(t, s, "with gone as (delete from flockctx.claims where name = $1 and granted is not null returning 1) select count(*) from gone", []byte(name)); !slices.Equal(n, []string{"1"}) {
-					t.Fatalf("deleted: %v", n)
-				}
-			},
-		},
-		Network: func(t testing.TB) (locker.Locker, *lockertest.Proxy) {
-			p := lockertest.NewProxy(t, "unix", s.Socket())
-			return all.add(open(t, dirOf(p.Addr()), ttl)), p
-		},
-		Restart: func(testing.TB) { s.Restart() },
-	})
 }

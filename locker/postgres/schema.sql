@@ -56,15 +56,16 @@ end $$;
 -- Takes the lock, or a place in the queue for it, or keeps what the claim has. With
 -- try, a claim that would have to wait leaves nothing. token is null unless the claim
 -- is granted, and 0 for a shared one; look is in how many milliseconds the first of
--- those ahead expires.
+-- those ahead expires. ttl is in milliseconds, waited in microseconds.
 create or replace procedure flockctx.claim(
 	claim text, of_name bytea, of_owner text, is_shared boolean, try boolean, ttl bigint, waited bigint,
 	is_under text[], on_host text, of_pid integer, with_note text,
 	out token bigint, out look bigint)
 language plpgsql as $$
 declare
-	me  flockctx.claims;
-	now timestamptz;
+	arrived timestamptz := clock_timestamp();
+	now     timestamptz;
+	me      flockctx.claims;
 begin
 	call flockctx.prepare();
 	loop
@@ -79,7 +80,7 @@ begin
 		for update skip locked);
 	select c.* into me from flockctx.claims c where c.id = claim;
 	if not found then
-		me := (claim, of_name, of_owner, is_shared, now - waited * interval '1 ms', null, null, null, is_under, on_host, of_pid, with_note);
+		me := (claim, of_name, of_owner, is_shared, arrived - waited * interval '1 microsecond', null, null, null, is_under, on_host, of_pid, with_note);
 	end if;
 	if me.granted is null then
 		select ceil(extract(epoch from min(b.expires) - now) * 1000) into look from flockctx.ahead(me) b;

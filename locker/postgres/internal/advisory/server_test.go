@@ -5,11 +5,8 @@ package advisory_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
-	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -238,40 +235,10 @@ func TestSilentServer(t *testing.T) {
 // clients.
 func TestPooler(t *testing.T) {
 	t.Parallel()
-	bouncer, err := exec.LookPath("pgbouncer")
-	if err != nil {
-		if bouncer = "/usr/sbin/pgbouncer"; !exists(bouncer) {
-			t.Skip("SKIP: pgbouncer is not installed")
-		}
-	}
 	s := pgtest.Start(t)
 	for _, mode := range []string{"transaction", "session"} {
 		t.Run(mode, func(t *testing.T) {
-			dir := filepath.Join(s.Dir(), mode)
-			mkdir := s.Command("mkdir", dir)
-			if out, err := mkdir.CombinedOutput(); err != nil {
-				t.Fatalf("%v\n%s", err, out)
-			}
-			ini := filepath.Join(dir, "ini")
-			conf := fmt.Sprintf("[databases]\npostgres = host=%[1]s port=%[4]d user=postgres\n[pgbouncer]\nlisten_port = %[4]d\nlisten_addr =\nunix_socket_dir = %[2]s\nunix_socket_mode = 0777\nauth_type = any\npool_mode = %[3]s\nignore_startup_parameters = extra_float_digits\n", s.Dir(), dir, mode, s.Port())
-			if err := os.WriteFile(ini, []byte(conf), 0o644); err != nil {
-				t.Fatal(err)
-			}
-			cmd := s.Command(bouncer, "-q", ini)
-			cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-			dismiss := s.StartWatched(cmd, "KILL")
-			t.Cleanup(func() { dismiss(); cmd.Process.Kill(); cmd.Wait() })
-			for limit := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-				if conn, err := net.Dial("unix", filepath.Join(dir, filepath.Base(s.Socket()))); err == nil {
-					conn.Close()
-					break
-				}
-				if time.Now().After(limit) {
-					t.Fatal("pgbouncer does not start")
-				}
-			}
-
-			dsn := s.DSN(dir)
+			dsn := s.DSN(s.Bouncer(t, mode))
 			if mode == "transaction" {
 				// The control: the stock way through this pooler.
 				ctx := within(t, 20*time.Second)
@@ -298,8 +265,6 @@ func TestPooler(t *testing.T) {
 		})
 	}
 }
-
-func exists(path string) bool { _, err := os.Stat(path); return err == nil }
 
 // TestRoleTimeouts: what an administrator has set for sessions at large must end
 // neither a wait nor a lock, and must not bring a token back after a crash.

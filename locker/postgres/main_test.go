@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -154,3 +155,6 @@ func unlock(t testing.TB, h locker.Held) {
 		t.Fatal(err)
 	}
 }
+
+// dirOf returns the folder of a proxy's socket.
+func dirOf(p *lockertest.Proxy) string { return filepath.Dir(p.Addr()) }

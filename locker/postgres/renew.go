@@ -92,17 +92,20 @@ func (e *engine) sweep() {
 }
 
 // run sends a statement and scans its one row. An end of ctx ends the wait for a
-// connection, but not a statement that was sent, which gets the time that is left to it
-// anyway: it would go on on the server, and nobody would know how it ended. sent is 0
-// if it was not sent.
+// connection, but not a statement that was sent: it would go on on the server, and
+// nobody would know how it ended. Both waits have a limit of their own, since a
+// connection may be dead, and dead without a sign. sent is 0 if nothing was sent.
 func (e *engine) run(ctx context.Context, sql string, args []any, dest ...any) (sent lease.Instant, err error) {
-	conn, err := e.db.acquire(ctx)
+	limit := max(e.ttl/3, 2*time.Second)
+	actx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	conn, err := e.db.acquire(actx)
 	if err != nil {
 		return 0, err
 	}
 	defer conn.release()
-	detached, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(e.ttl/3, 2*time.Second))
-	defer cancel()
+	rctx, cancelRow := context.WithTimeout(context.WithoutCancel(ctx), limit)
+	defer cancelRow()
 	sent = lease.Now()
-	return sent, conn.row(detached, sql, args, dest...)
+	return sent, conn.row(rctx, sql, args, dest...)
 }

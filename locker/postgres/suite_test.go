@@ -69,7 +69,7 @@ func suite(t *testing.T, s *pgtest.Server, dir, prefix, suffix string) {
 		},
 		Network: func(t testing.TB) (locker.Locker, *lockertest.Proxy) {
 			p := lockertest.NewProxy(t, "unix", socket)
-			return through(t, filepath.Dir(p.Addr())), p
+			return through(t, dirOf(p)), p
 		},
 		Restart: func(testing.TB) { s.Restart() },
 	})

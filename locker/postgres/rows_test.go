@@ -237,7 +237,7 @@ func TestLostAnswers(t *testing.T) {
 		t.Fatal(err)
 	}
 	config.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false } // it would have no answer
-	config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec // and so would a new statement's description
+	config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec                            // and so would a new statement's description
 	pool, err := pgxpool.NewWithConfig(context.Background(), config)
 	if err != nil {
 		t.Fatal(err)

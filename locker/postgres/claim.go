@@ -14,6 +14,7 @@ import (
 	"github.com/flockctx/flockctx/internal/lease"
 	"github.com/flockctx/flockctx/internal/lineage"
 	"github.com/flockctx/flockctx/locker"
+	"github.com/flockctx/flockctx/locker/postgres/internal/line"
 )
 
 // Pauses after an error that may pass: the first, and the longest that they grow to.
@@ -33,6 +34,12 @@ const (
 
 // A claim is a call's row on the server. It is known by an ID of its own, so that every
 // statement about it can be repeated if its answer is lost.
+//
+// Its place in the queue is the moment at which its wait began, in this process's line or
+// not. So the next one in line is not behind those of other processes that came after it,
+// once its claim is there; and Unlock lets it get there before it frees the lock. A call
+// under another lock does not stand in line: its wait could be part of a deadlock, so it
+// must be seen in the rows.
 type claim struct {
 	engine *engine
 	call   *lease.Call
@@ -65,12 +72,12 @@ func (e *engine) newClaim(ctx context.Context, call *lease.Call, try bool) *clai
 // the server, or soon will be.
 func (c *claim) acquire(ctx context.Context) (h *held, err error) {
 	e := c.engine
-	var l *line
+	var l *line.Line
 	if !c.try && len(c.under) == 0 {
-		if l, err = c.enter(ctx); err != nil {
+		if l, c.why, err = e.lines.Enter(ctx, c.call.Name, c.began); err != nil {
 			return nil, err
 		}
-		defer e.leave(c.call.Name, l)
+		defer l.Leave()
 	}
 	e.mu.Lock()
 	e.waiting[c.id] = c
@@ -128,7 +135,7 @@ func (c *claim) acquire(ctx context.Context) (h *held, err error) {
 				return nil, lease.Unavailable(c.why)
 			}
 			return nil, ctx.Err()
-		case <-e.closed:
+		case <-e.lines.Done():
 			return nil, fs.ErrClosed
 		}
 	}
@@ -136,9 +143,8 @@ func (c *claim) acquire(ctx context.Context) (h *held, err error) {
 
 // answered notes what has come of asking, also for those in line behind it: not if it is
 // the caller that had no time.
-func (c *claim) answered(ctx context.Context, l *line, err error) {
+func (c *claim) answered(ctx context.Context, l *line.Line, err error) {
 	c.engine.mu.Lock()
-	defer c.engine.mu.Unlock()
 	if err == nil {
 		c.why = nil
 		if c.placed.IsZero() {
@@ -147,13 +153,10 @@ func (c *claim) answered(ctx context.Context, l *line, err error) {
 	} else if c.placed.IsZero() {
 		c.why = c.unanswered(err)
 	}
-	if l == nil {
-		return
+	c.engine.mu.Unlock()
+	if l != nil && ctx.Err() == nil {
+		l.Answered(c.why)
 	}
-	if ctx.Err() == nil {
-		l.why = c.why
-	}
-	l.closeAsked()
 }
 
 // unanswered says why no server has taken the claim in. Of an answer that has not come,

@@ -7,9 +7,7 @@ func Waiting(l locker.Locker, name string) (n int) {
 	e := l.(*engine)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if line := e.lines[name]; line != nil {
-		n += len(line.waiting)
-	}
+	n = e.lines.Waiting(name)
 	for _, c := range e.waiting {
 		if c.call.Name == name && !c.placed.IsZero() {
 			n++

@@ -66,7 +66,7 @@ func (h *held) release(ctx context.Context) error {
 	released := make(chan error, 1)
 	go func() {
 		defer cancel()
-		h.engine.letIn(ctx, h.call.Name)
+		h.engine.lines.LetIn(ctx, h.call.Name)
 		found, repeated, err := h.remove()
 		switch {
 		case err != nil:

@@ -32,7 +32,7 @@ func (e *engine) listen() {
 		e.ears.rest.Stop()
 		e.ears.rest = nil
 	}
-	if e.ears.stop != nil || e.ears.deaf || e.isClosed() {
+	if e.ears.stop != nil || e.ears.deaf || e.lines.Closed() {
 		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())

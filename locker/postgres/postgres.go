@@ -36,6 +36,7 @@ import (
 
 	"github.com/flockctx/flockctx/internal/lease"
 	"github.com/flockctx/flockctx/locker"
+	"github.com/flockctx/flockctx/locker/postgres/internal/line"
 )
 
 const (
@@ -81,8 +82,8 @@ func NewSQL(db *sql.DB, opts *Options) locker.Locker {
 
 func newEngine(db database, opts *Options) *engine {
 	e := &engine{
-		db: db, ttl: defaultTTL, owner: rand.Text(), pid: os.Getpid(), closed: make(chan struct{}),
-		lines: map[string]*line{}, held: map[string]*held{}, waiting: map[string]*claim{},
+		db: db, ttl: defaultTTL, owner: rand.Text(), pid: os.Getpid(), lines: line.New(),
+		held: map[string]*held{}, waiting: map[string]*claim{},
 	}
 	e.host, _ = os.Hostname()
 	if opts != nil && opts.TTL != 0 {
@@ -106,11 +107,10 @@ type engine struct {
 	owner   string // the name of this Locker in the rows
 	host    string
 	pid     int
-	invalid error         // what is wrong with the options
-	closed  chan struct{} // closed by Close
+	invalid error       // what is wrong with the options
+	lines   *line.Lines // of the goroutines that wait
 
 	mu      sync.Mutex        // guards the fields below
-	lines   map[string]*line  // by name
 	waiting map[string]*claim // on the server, by ID
 	held    map[string]*held  // by ID
 	renewal *time.Timer       // nil while nothing is held
@@ -142,7 +142,7 @@ func (e *engine) lock(ctx context.Context, name string, m locker.Mode, try bool)
 		return nil, err
 	case e.invalid != nil:
 		return nil, call.Failed(e.invalid)
-	case e.isClosed():
+	case e.lines.Closed():
 		return nil, call.Failed(fs.ErrClosed)
 	}
 	c := e.newClaim(ctx, call, try)
@@ -164,22 +164,12 @@ func (e *engine) lock(ctx context.Context, name string, m locker.Mode, try bool)
 // errBusy: a TryLock found the lock taken. It does not leave the package.
 var errBusy = errors.New("busy")
 
-func (e *engine) isClosed() bool {
-	select {
-	case <-e.closed:
-		return true
-	default:
-		return false
-	}
-}
-
 // Close ends the waits, with fs.ErrClosed, and the connection for notices. Locks that
 // are held are renewed until their Unlock. The pool stays open.
 func (e *engine) Close() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !e.isClosed() {
-		close(e.closed)
+	if e.lines.Close() {
 		e.ears.cover()
 	}
 	return nil

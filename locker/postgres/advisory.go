@@ -24,6 +24,11 @@ type AdvisoryOptions struct {
 	// Idle is how many connections at most stay open for the next Lock, each for
 	// half a TTL after an Unlock. Zero means 2; a negative number none.
 	Idle int
+
+	// MaxConns is how many connections at most are open: one for each lock that is
+	// held, and one for each name that is waited for. A Lock that would need another
+	// one waits for it. Zero means no limit.
+	MaxConns int
 }
 
 // Advisory returns a Locker on the advisory locks of the database that dsn leads to, a

@@ -4,8 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"strconv"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -46,8 +44,7 @@ func lockTx(name string, exec func(query string) error) error {
 	err := locker.CheckName(name)
 	if err == nil {
 		// Operators see the name in pg_stat_activity.
-		comment := strings.NewReplacer("*/", "* /", "/*", "/ *").Replace(strconv.QuoteToASCII(name))
-		err = exec(fmt.Sprintf("select pg_advisory_xact_lock(%d) /* flockctx %s */", Key(name), comment))
+		err = exec(fmt.Sprintf("select pg_advisory_xact_lock(%d) /* flockctx %s */", Key(name), advisory.Comment(name)))
 	}
 	if err != nil {
 		return fmt.Errorf("postgres: lock %.64q: %w", name, err)

@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"strings"
 	"sync"
@@ -18,7 +19,9 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/flockctx/flockctx/internal/lease"
+	"github.com/flockctx/flockctx/internal/lineage"
 	"github.com/flockctx/flockctx/locker"
+	"github.com/flockctx/flockctx/locker/postgres/internal/line"
 )
 
 const (
@@ -45,6 +48,9 @@ type Options struct {
 	// Idle is how many connections at most stay open for the next Lock, each for
 	// half a TTL after an Unlock. Zero means 2; a negative number none.
 	Idle int
+
+	// MaxConns is how many connections at most are open. Zero means no limit.
+	MaxConns int
 }
 
 // New returns a Locker that keeps its locks in the database that dsn leads to, a URL
@@ -54,7 +60,8 @@ type Options struct {
 // dsn must lead to the primary, without a pooler in between. Programs that share locks
 // share the database and the sequence.
 func New(dsn string, opts *Options) locker.Locker {
-	e := &engine{ttl: defaultTTL, sequence: defaultSequence, maxIdle: defaultIdle}
+	e := &engine{ttl: defaultTTL, sequence: defaultSequence, maxIdle: defaultIdle, lines: line.New()}
+	e.open, e.close = context.WithCancel(context.Background())
 	if opts != nil {
 		if opts.TTL != 0 {
 			e.ttl = opts.TTL
@@ -64,6 +71,9 @@ func New(dsn string, opts *Options) locker.Locker {
 		}
 		if opts.Idle != 0 {
 			e.maxIdle = max(opts.Idle, 0)
+		}
+		if opts.MaxConns > 0 {
+			e.slots = make(chan struct{}, opts.MaxConns)
 		}
 	}
 	if e.ttl < minTTL {
@@ -92,14 +102,21 @@ type engine struct {
 	maxIdle  int
 	invalid  error // what is wrong with the options
 
-	checked atomic.Bool // the sequence exists and serves
+	lines   *line.Lines     // of the goroutines that wait
+	open    context.Context // ends with close
+	close   context.CancelFunc
+	slots   chan struct{} // has an element for each connection; nil: there is no limit
+	starved atomic.Int32  // how many wait for a slot
+	checked atomic.Bool   // the sequence exists and serves
 
-	mu   sync.Mutex // guards idle
-	idle []*session // the last one was used last
+	mu     sync.Mutex // guards the fields below
+	idle   []*session // the last one was used last
+	server string     // the last one seen
+	quiet  time.Time  // no grant before
 }
 
 func (e *engine) Traits() locker.Traits {
-	return locker.Traits{CanLose: true, Cleanup: e.ttl + time.Second, Shared: true, FIFO: true, Fenced: true, Deadlocks: true}
+	return locker.Traits{CanLose: true, Cleanup: e.ttl + time.Second, Shared: true, Fenced: true, Deadlocks: true}
 }
 
 func (e *engine) Lock(ctx context.Context, name string, m locker.Mode) (locker.Held, error) {
@@ -117,15 +134,23 @@ func (e *engine) lock(ctx context.Context, name string, m locker.Mode, try bool)
 		return nil, err
 	case e.invalid != nil:
 		return nil, call.Failed(e.invalid)
+	case e.open.Err() != nil:
+		return nil, call.Failed(fs.ErrClosed)
 	}
-	a := &attempt{engine: e, call: call, try: try}
-	h, err := a.acquire(ctx)
+	wait, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(e.open, func() { cancel(fs.ErrClosed) })()
+	a := &attempt{engine: e, call: call, try: try, parent: lineage.From(ctx), began: time.Now()}
+	a.outer = e.outer(a.parent)
+	h, err := a.acquire(wait)
 	switch {
 	case ctx.Err() != nil:
 		if h != nil {
 			h.end()
 		}
 		return nil, call.Ended(ctx, a.unanswered(err))
+	case err != nil && e.open.Err() != nil:
+		return nil, call.Failed(fs.ErrClosed)
 	case err == errBusy:
 		return nil, call.Busy()
 	case err != nil:
@@ -164,7 +189,7 @@ func (e *engine) take() *session {
 func (e *engine) put(s *session) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if len(e.idle) >= e.maxIdle {
+	if len(e.idle) >= e.maxIdle || e.starved.Load() > 0 || e.open.Err() != nil {
 		s.quit()
 		return
 	}
@@ -181,4 +206,64 @@ func (e *engine) put(s *session) {
 		s.quit()
 	})
 	e.idle = append(e.idle, s)
+}
+
+// slot waits until one more connection may be opened.
+func (e *engine) slot(ctx context.Context) error {
+	if e.slots == nil {
+		return nil
+	}
+	e.starved.Add(1)
+	defer e.starved.Add(-1)
+	if s := e.take(); s != nil { // became idle meanwhile
+		s.quit()
+	}
+	select {
+	case e.slots <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (e *engine) freeSlot() {
+	if e.slots != nil {
+		<-e.slots
+	}
+}
+
+// settle closes a session, with an error that will pass, as long as somebody may believe
+// in a lock that the server has forgotten: for a TTL after the server has started, or
+// has become another one, by a start or a promotion, since the last session.
+func (e *engine) settle(s *session) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch e.server {
+	case s.server:
+	case "":
+		e.quiet = time.Now().Add(e.ttl - s.age)
+	default:
+		e.quiet = time.Now().Add(e.ttl)
+	}
+	e.server = s.server
+	if left := time.Until(e.quiet); left > 0 {
+		s.quit()
+		return fmt.Errorf("the server was started or promoted not long ago, and locks of before may be in use for another %v", left.Round(time.Millisecond))
+	}
+	return nil
+}
+
+// Close ends the waits, with fs.ErrClosed, and the idle connections. Locks that are held
+// stay so until their Unlock.
+func (e *engine) Close() error {
+	e.close()
+	e.lines.Close()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, s := range e.idle {
+		s.expiry.Stop()
+		s.quit()
+	}
+	e.idle = nil
+	return nil
 }

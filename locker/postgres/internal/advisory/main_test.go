@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -64,15 +65,35 @@ func query(t testing.TB, s *pgtest.Server, sql string, args ...any) []string {
 // ofName restricts pg_locks to the lock of the name that is $1.
 const ofName = `locktype = 'advisory' and objsubid = 1 and (classid::bigint << 32 | objid::bigint) = ('x' || substr(encode(sha256($1::bytea), 'hex'), 1, 16))::bit(64)::bigint`
 
+// suite runs the conformance suite.
+func suite(t *testing.T, s *pgtest.Server) {
+	var mu sync.Mutex
+	var all []locker.Locker
+	faults := faults(s)
+	faults.Waiters = func(t testing.TB, name string) int {
+		n := len(query(t, s, "select pid from pg_locks where not granted and "+ofName, []byte(name)))
+		mu.Lock()
+		defer mu.Unlock()
+		for _, l := range all {
+			n += advisory.InLine(l, name)
+		}
+		return n
+	}
+	lockertest.Run(t, func(testing.TB) locker.Locker {
+		l := open(s.DSN(""))
+		mu.Lock()
+		defer mu.Unlock()
+		all = append(all, l)
+		return l
+	}, faults)
+}
+
 func faults(s *pgtest.Server) lockertest.Faults {
 	return lockertest.Faults{
 		Spec:       s.DSN(""),
 		Partitions: partitions(8),
 		Residue: func(t testing.TB) []string {
 			return query(t, s, "select pid || ' ' || mode || ' ' || granted from pg_locks where locktype = 'advisory'")
-		},
-		Waiters: func(t testing.TB, name string) int {
-			return len(query(t, s, "select pid from pg_locks where not granted and "+ofName, []byte(name)))
 		},
 		Break: map[string]func(testing.TB, string){
 			"backend terminated": func(t testing.TB, name string) {
@@ -94,5 +115,5 @@ func faults(s *pgtest.Server) lockertest.Faults {
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	s := pgtest.Start(t)
-	lockertest.Run(t, func(testing.TB) locker.Locker { return open(s.DSN("")) }, faults(s))
+	suite(t, s)
 }

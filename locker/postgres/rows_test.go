@@ -410,3 +410,53 @@ func TestSweep(t *testing.T) {
 	}
 	unlock(t, h)
 }
+
+// TestStorm: several ask at the same moment for a lock that is free.
+func TestStorm(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	for _, settings := range []string{"", " default_transaction_isolation='repeatable read'"} {
+		t.Run(settings, func(t *testing.T) {
+			t.Parallel()
+			var lockers []locker.Locker
+			for range 4 {
+				l := open(t, s.DSN("")+settings)
+				unlock(t, lock(t, l, t.Name())) // so that it has a connection
+				lockers = append(lockers, l)
+			}
+			granted := 0
+			for range 100 {
+				held := make([]locker.Held, len(lockers))
+				var ready, wg sync.WaitGroup
+				ready.Add(len(lockers))
+				for i, l := range lockers {
+					wg.Go(func() {
+						ready.Done()
+						ready.Wait()
+						h, err := l.TryLock(within(t, time.Minute), t.Name(), locker.Mode(i%2))
+						if err == nil {
+							held[i] = h
+						} else if !errors.Is(err, flockctx.ErrLocked) {
+							t.Error(err)
+						}
+					})
+				}
+				wg.Wait()
+				var n [2]int
+				for i, h := range held {
+					if h != nil {
+						n[i%2]++
+						granted++
+						unlock(t, h)
+					}
+				}
+				if e, s := n[locker.Exclusive], n[locker.Shared]; e > 1 || e > 0 && s > 0 {
+					t.Fatalf("%d exclusive and %d shared locks at once", e, s)
+				}
+			}
+			if granted < 100 {
+				t.Errorf("%d granted in 100 rounds: somebody should get it", granted)
+			}
+		})
+	}
+}

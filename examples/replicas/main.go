@@ -89,7 +89,7 @@ func open(where string, ttl time.Duration) (l locker.Locker, done func() error, 
 	scheme, _, isURL := strings.Cut(where, "://")
 	switch {
 	case isURL && (scheme == "postgres" || scheme == "postgresql"), !isURL && strings.Contains(where, "host="):
-		return postgres.New(where, &postgres.Options{TTL: ttl}), done, nil
+		return postgres.Advisory(where, &postgres.AdvisoryOptions{TTL: ttl}), done, nil
 	case isURL: // a folder of that name is hardly meant
 		return nil, nil, fmt.Errorf("-locks %s: neither a folder nor etcd:// nor postgres://", where)
 	}

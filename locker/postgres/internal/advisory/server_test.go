@@ -1,15 +1,12 @@
 //go:build unix
 
-package postgres_test
+package advisory_test
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
-	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -23,7 +20,7 @@ import (
 	"github.com/flockctx/flockctx/internal/pgtest"
 	"github.com/flockctx/flockctx/locker"
 	"github.com/flockctx/flockctx/locker/lockertest"
-	"github.com/flockctx/flockctx/locker/postgres"
+	"github.com/flockctx/flockctx/locker/postgres/internal/advisory"
 )
 
 func within(t testing.TB, d time.Duration) context.Context {
@@ -86,7 +83,7 @@ func TestBadInput(t *testing.T) {
 	t.Parallel()
 	s := pgtest.Start(t)
 	t.Run("TTL below the floor", func(t *testing.T) {
-		refused(t, postgres.New(s.DSN(""), &postgres.Options{TTL: time.Millisecond}), nil, "TTL", "1ms", "1s")
+		refused(t, advisory.New(s.DSN(""), &advisory.Options{TTL: time.Millisecond}), nil, "TTL", "1ms", "1s")
 	})
 	t.Run("malformed DSN", func(t *testing.T) {
 		refused(t, open("postgres://%zz"), nil, "parse")
@@ -113,21 +110,21 @@ func TestBadInput(t *testing.T) {
 	})
 	t.Run("no right to make the sequence", func(t *testing.T) {
 		exec1(t, s, "create role guest login")
-		l := postgres.New(strings.Replace(s.DSN(""), "user=postgres", "user=guest", 1), &postgres.Options{TTL: ttl, Sequence: "public.guests"})
+		l := advisory.New(strings.Replace(s.DSN(""), "user=postgres", "user=guest", 1), &advisory.Options{TTL: ttl, Sequence: "public.guests"})
 		refused(t, l, nil, "public", "guests", "permission denied")
 		exec1(t, s, "create sequence guests; grant usage on sequence guests to guest")
 		unlock(t, lock(t, l, "guest"))
 	})
 	t.Run("a sequence that does not rise", func(t *testing.T) {
 		exec1(t, s, "create sequence cached cache 10")
-		refused(t, postgres.New(s.DSN(""), &postgres.Options{TTL: ttl, Sequence: "cached"}), nil, "CACHE 1")
+		refused(t, advisory.New(s.DSN(""), &advisory.Options{TTL: ttl, Sequence: "cached"}), nil, "CACHE 1")
 		if query(t, s, "select current_setting('server_version_num')::int >= 150000")[0] == "true" {
 			exec1(t, s, "create unlogged sequence unlogged")
-			refused(t, postgres.New(s.DSN(""), &postgres.Options{TTL: ttl, Sequence: "unlogged"}), nil, "UNLOGGED")
+			refused(t, advisory.New(s.DSN(""), &advisory.Options{TTL: ttl, Sequence: "unlogged"}), nil, "UNLOGGED")
 		}
 	})
 	t.Run("a sequence made anew", func(t *testing.T) {
-		l := postgres.New(s.DSN(""), &postgres.Options{TTL: ttl, Sequence: "anew"})
+		l := advisory.New(s.DSN(""), &advisory.Options{TTL: ttl, Sequence: "anew"})
 		var tokens [2]locker.Token
 		for i := range tokens {
 			h := lock(t, l, "anew")
@@ -140,7 +137,7 @@ func TestBadInput(t *testing.T) {
 		}
 	})
 	t.Run("a quote in the sequence's name", func(t *testing.T) {
-		l := postgres.New(s.DSN(""), &postgres.Options{TTL: ttl, Sequence: `it's "odd"`})
+		l := advisory.New(s.DSN(""), &advisory.Options{TTL: ttl, Sequence: `it's "odd"`})
 		unlock(t, lock(t, l, "quote"))
 		h, err := l.TryLock(within(t, time.Minute), "quote", locker.Exclusive)
 		if err != nil {
@@ -202,7 +199,7 @@ func TestSilentServer(t *testing.T) {
 		t.Helper()
 		t.Log(err)
 		if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) ||
-			!strings.Contains(err.Error(), "no answer") || !strings.Contains(err.Error(), addr) {
+			!errors.Is(err, locker.ErrUnavailable) || !strings.Contains(err.Error(), "no answer") || !strings.Contains(err.Error(), addr) {
 			t.Errorf("%v", err)
 		}
 	}
@@ -210,7 +207,7 @@ func TestSilentServer(t *testing.T) {
 		t.Parallel()
 		f := &fake{version: "15.1", silent: "pg_backend_pid"}
 		dsn := f.start(t)
-		_, err := open(dsn).Lock(within(t, time.Minute), "silent", locker.Exclusive)
+		_, err := open(dsn).Lock(context.Background(), "silent", locker.Exclusive)
 		check(t, err, strings.TrimPrefix(strings.TrimSuffix(dsn, "/postgres?sslmode=disable"), "postgres://postgres@"))
 	})
 	t.Run("from the beginning", func(t *testing.T) {
@@ -218,7 +215,7 @@ func TestSilentServer(t *testing.T) {
 		s := pgtest.Start(t)
 		p := lockertest.NewProxy(t, "tcp", s.Addr())
 		p.Swallow(lockertest.Both)
-		_, err := open(s.TCP(p.Addr())).Lock(within(t, time.Minute), "silent", locker.Exclusive)
+		_, err := open(s.TCP(p.Addr())).Lock(context.Background(), "silent", locker.Exclusive)
 		check(t, err, p.Addr())
 	})
 	t.Run("on a connection that was kept", func(t *testing.T) {
@@ -226,10 +223,10 @@ func TestSilentServer(t *testing.T) {
 		s := pgtest.Start(t)
 		p := lockertest.NewProxy(t, "tcp", s.Addr())
 		// The TTL is long, so that the connection does not end first.
-		l := postgres.New(s.TCP(p.Addr()), &postgres.Options{TTL: time.Minute})
+		l := advisory.New(s.TCP(p.Addr()), &advisory.Options{TTL: 15 * time.Second})
 		unlock(t, lock(t, l, "silent"))
 		p.Swallow(lockertest.Both)
-		_, err := l.TryLock(within(t, time.Minute), "silent", locker.Exclusive)
+		_, err := l.TryLock(context.Background(), "silent", locker.Exclusive)
 		check(t, err, p.Addr())
 	})
 }
@@ -238,40 +235,10 @@ func TestSilentServer(t *testing.T) {
 // clients.
 func TestPooler(t *testing.T) {
 	t.Parallel()
-	bouncer, err := exec.LookPath("pgbouncer")
-	if err != nil {
-		if bouncer = "/usr/sbin/pgbouncer"; !exists(bouncer) {
-			t.Skip("SKIP: pgbouncer is not installed")
-		}
-	}
 	s := pgtest.Start(t)
 	for _, mode := range []string{"transaction", "session"} {
 		t.Run(mode, func(t *testing.T) {
-			dir := filepath.Join(s.Dir(), mode)
-			mkdir := s.Command("mkdir", dir)
-			if out, err := mkdir.CombinedOutput(); err != nil {
-				t.Fatalf("%v\n%s", err, out)
-			}
-			ini := filepath.Join(dir, "ini")
-			conf := fmt.Sprintf("[databases]\npostgres = host=%[1]s port=%[4]d user=postgres\n[pgbouncer]\nlisten_port = %[4]d\nlisten_addr =\nunix_socket_dir = %[2]s\nunix_socket_mode = 0777\nauth_type = any\npool_mode = %[3]s\nignore_startup_parameters = extra_float_digits\n", s.Dir(), dir, mode, s.Port())
-			if err := os.WriteFile(ini, []byte(conf), 0o644); err != nil {
-				t.Fatal(err)
-			}
-			cmd := s.Command(bouncer, "-q", ini)
-			cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-			dismiss := s.StartWatched(cmd, "KILL")
-			t.Cleanup(func() { dismiss(); cmd.Process.Kill(); cmd.Wait() })
-			for limit := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-				if conn, err := net.Dial("unix", filepath.Join(dir, filepath.Base(s.Socket()))); err == nil {
-					conn.Close()
-					break
-				}
-				if time.Now().After(limit) {
-					t.Fatal("pgbouncer does not start")
-				}
-			}
-
-			dsn := s.DSN(dir)
+			dsn := s.DSN(s.Bouncer(t, mode))
 			if mode == "transaction" {
 				// The control: the stock way through this pooler.
 				ctx := within(t, 20*time.Second)
@@ -298,8 +265,6 @@ func TestPooler(t *testing.T) {
 		})
 	}
 }
-
-func exists(path string) bool { _, err := os.Stat(path); return err == nil }
 
 // TestRoleTimeouts: what an administrator has set for sessions at large must end
 // neither a wait nor a lock, and must not bring a token back after a crash.
@@ -368,7 +333,7 @@ func TestFrozenBackend(t *testing.T) {
 func TestNoticed(t *testing.T) {
 	t.Parallel()
 	s := pgtest.Start(t)
-	l := postgres.New(s.DSN(""), nil)
+	l := advisory.New(s.DSN(""), nil)
 	h := lock(t, l, "noticed")
 	ctx, cancel := context.WithCancel(context.Background())
 	errs := make(chan error)
@@ -459,7 +424,7 @@ func TestLatency(t *testing.T) {
 	}
 	s := pgtest.Start(t)
 	ours := func(idle int) func() func() {
-		l := postgres.New(s.DSN(""), &postgres.Options{Idle: idle})
+		l := advisory.New(s.DSN(""), &advisory.Options{Idle: idle})
 		return func() func() {
 			h := lock(t, l, "latency")
 			return func() { unlock(t, h) }

@@ -1,6 +1,6 @@
 //go:build unix
 
-package postgres_test
+package advisory_test
 
 import (
 	"net"
@@ -74,7 +74,7 @@ func (f *fake) serve(c net.Conn) {
 		case f.refuse != "" && strings.Contains(q.String, f.refuse):
 			b.Send(&pgproto3.ErrorResponse{Severity: "ERROR", SeverityUnlocalized: "ERROR", Code: "22023", Message: `invalid value for parameter "` + f.refuse + `": 100`})
 		case strings.Contains(q.String, "pg_control_system"):
-			row(b, "7", "1", "00000001")
+			row(b, "7", "1", "00000001", "3600000", "long ago")
 		case strings.Contains(q.String, "pg_backend_pid"):
 			row(b, "7")
 		case strings.Contains(q.String, "nextval"):

@@ -1,4 +1,4 @@
-package postgres
+package advisory
 
 import (
 	"context"
@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"time"
 
-	"github.com/flockctx/flockctx/internal/lease"
 	"github.com/flockctx/flockctx/internal/lineage"
 	"github.com/flockctx/flockctx/locker"
 )
@@ -39,39 +38,23 @@ reach(pid) as (
 )
 select exists (select from reach where pid = %[1]d)`
 
-// heldContext is the context of a Held, in which a Lock under it finds it.
-type heldContext struct {
-	*lease.Proof
-	held *held
-}
-
-func (c heldContext) Value(key any) any {
-	if key == (lineage.Key{}) {
-		return c.held
-	}
-	return c.Proof.Value(key)
-}
-
-// parentOf returns the lock under which ctx is, of whatever engine, or nil.
-func parentOf(ctx context.Context) *held {
-	h, _ := ctx.Value(lineage.Key{}).(*held)
-	return h
-}
+// Outer implements lineage.Lock.
+func (h *held) Outer() lineage.Lock { return h.parent }
 
 // outer returns the lock of e under which a lock with the given parent is, or nil. One
 // of another engine may be on another server, whose process numbers mean nothing here;
 // but one of e may lie beyond it.
-func (e *engine) outer(parent *held) *held {
-	for h := parent; h != nil; h = h.parent {
-		if h.engine == e && h.Err() == nil {
+func (e *engine) outer(parent lineage.Lock) *held {
+	for l := parent; l != nil; l = l.Outer() {
+		if h, ok := l.(*held); ok && h.engine == e && h.Err() == nil {
 			return h
 		}
 	}
 	return nil
 }
 
-// lineage returns the query that puts down the session of the lock under which h's is.
-func (h *held) lineage() string {
+// descent returns the query that puts down the session of the lock under which h's is.
+func (h *held) descent() string {
 	var under uint32
 	if h.outer != nil {
 		under = h.outer.s.pid

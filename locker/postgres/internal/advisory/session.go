@@ -1,4 +1,4 @@
-package postgres
+package advisory
 
 import (
 	"context"
@@ -22,10 +22,14 @@ type session struct {
 	pid      uint32
 	params   map[string]string
 	epoch    string
+	timeline uint64        // 0: unknown
+	server   string        // another one after a start or a promotion
+	age      time.Duration // since the server's start, when the session began
 	under    uint32        // what its application_name says, see deadlock.go
 	expiry   *time.Timer   // of an idle session
 	dead     chan struct{} // closed once the connection has ended
 	err      error         // why, valid once dead is closed
+	closed   func()        // called when the connection has ended
 	frontend *pgproto3.Frontend
 
 	mu      sync.Mutex // guards writing to frontend, and the order of pending
@@ -38,13 +42,15 @@ type answer struct {
 	err error
 }
 
-// newSession takes over conn and starts to read.
-func newSession(conn *pgconn.PgConn) (*session, error) {
+// newSession takes over conn and starts to read. closed is called when the connection has
+// ended, also if newSession fails.
+func newSession(conn *pgconn.PgConn, closed func()) (*session, error) {
 	h, err := conn.Hijack()
 	if err != nil {
+		closed()
 		return nil, err
 	}
-	s := &session{conn: h.Conn, pid: h.PID, params: h.ParameterStatuses, frontend: h.Frontend, dead: make(chan struct{})}
+	s := &session{conn: h.Conn, pid: h.PID, params: h.ParameterStatuses, frontend: h.Frontend, dead: make(chan struct{}), closed: closed}
 	go s.read()
 	return s, nil
 }
@@ -60,6 +66,7 @@ func (s *session) read() {
 				s.err = a.err // the server's last words
 			}
 			close(s.dead)
+			s.closed()
 			return
 		}
 		switch msg := msg.(type) {

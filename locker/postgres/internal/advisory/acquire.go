@@ -1,4 +1,4 @@
-package postgres
+package advisory
 
 import (
 	"context"
@@ -12,7 +12,9 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/flockctx/flockctx/internal/lease"
+	"github.com/flockctx/flockctx/internal/lineage"
 	"github.com/flockctx/flockctx/locker"
+	"github.com/flockctx/flockctx/locker/postgres/internal/line"
 )
 
 const (
@@ -23,8 +25,17 @@ const (
 	checkInterval = 100 * time.Millisecond
 	checkSetting  = "client_connection_check_interval"
 
-	// patience bounds the wait for a connection, or for the answer to a try, where ctx does not.
-	patience = 10 * time.Second
+	// patience bounds one attempt to connect, and the wait for the answer to a try.
+	patience = lease.Patience
+
+	// slice is how long a wait is one query. In between its transaction ends: CREATE
+	// INDEX CONCURRENTLY waits for all that are older, and vacuum removes nothing
+	// that one of them might see. The place in the server's queue is a new one then.
+	slice = time.Second
+
+	// Pauses after an error that may pass: the first, and the longest that they grow to.
+	minPause = 50 * time.Millisecond
+	maxPause = time.Second
 )
 
 // An attempt is one call that wants a lock.
@@ -32,7 +43,11 @@ type attempt struct {
 	engine *engine
 	call   *lease.Call
 	try    bool
-	asked  bool // the server has the question, and keeps its answer
+	parent lineage.Lock // the lock under which it was called, of whatever engine, or nil
+	outer  *held        // the nearest one of the same engine that is held, or nil
+	began  time.Time
+	asked  bool  // the server has the question, and keeps its answer
+	why    error // why no server has been asked, or nil
 }
 
 func (a *attempt) unanswered(err error) error {
@@ -40,36 +55,105 @@ func (a *attempt) unanswered(err error) error {
 		return nil
 	}
 	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		if a.why != nil {
+			return a.why
+		}
 		return a.engine.silence()
 	}
 	return err
 }
 
-// acquire takes the lock on an idle session or a new one.
-func (a *attempt) acquire(ctx context.Context) (*held, error) {
-	if s := a.engine.take(); s != nil {
-		began := time.Now()
-		h, err := a.on(ctx, s)
-		if err == nil || err == errBusy || ctx.Err() != nil || s.alive() || time.Since(began) > time.Second {
-			return h, err
+// acquire takes the lock. The goroutines of this process that wait for one name stand in
+// line, and the first has a connection: not those under another lock, whose waits
+// must be seen by who looks for deadlocks.
+func (a *attempt) acquire(ctx context.Context) (h *held, err error) {
+	e := a.engine
+	var l *line.Line
+	if !a.try && a.outer == nil {
+		if l, a.why, err = e.lines.Enter(ctx, a.call.Name, a.began); err != nil {
+			a.asked = a.why == nil // by the first in line
+			return nil, err
 		}
-		// The session had ended while it was idle.
+		defer l.Leave()
 	}
-	s, err := a.engine.connect(ctx)
-	if err != nil {
-		return nil, err
+	reached := func(why error) {
+		if l != nil && ctx.Err() == nil {
+			l.Answered(why)
+		}
 	}
-	return a.on(ctx, s)
+	var limit context.Context // to reach the server
+	for pause := minPause; ; pause = min(2*pause, maxPause) {
+		s, err := e.take(), error(nil)
+		kept := s != nil
+		if !kept {
+			if err := e.slot(ctx); err != nil {
+				a.asked = true // it is no server that keeps it waiting
+				return nil, err
+			}
+		}
+		if limit == nil {
+			var cancel context.CancelFunc
+			limit, cancel = lease.Reach(ctx)
+			defer cancel()
+		}
+		if !kept {
+			if s, err = e.connect(limit); err == nil {
+				err = e.settle(s)
+			}
+		}
+		if err == nil {
+			reached(nil)
+			began := time.Now()
+			h, err := a.on(ctx, s)
+			if err != nil && ctx.Err() == nil && kept && !s.alive() && time.Since(began) < time.Second {
+				pause = minPause / 2 // the session had ended while it was idle
+				continue
+			}
+			if err == nil || ctx.Err() != nil || !transient(err) {
+				return h, err
+			}
+		}
+		if !transient(err) {
+			return nil, err
+		}
+		if limit.Err() == nil || a.why == nil {
+			a.asked = false
+			a.why = a.unanswered(err)
+		}
+		reached(a.why)
+		select {
+		case <-time.After(pause):
+		case <-limit.Done():
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
+			return nil, lease.Unavailable(a.why)
+		}
+	}
 }
+
+// transient reports whether err may pass: the server cannot be reached, or cannot serve
+// now. A place in the queue that was lost is the caller's to hear of.
+func transient(err error) bool {
+	if errors.Is(err, locker.ErrLost) || errors.Is(err, locker.ErrDeadlock) || errors.Is(err, errors.ErrUnsupported) || err == errBusy {
+		return false
+	}
+	pe, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok {
+		return !errors.Is(err, errSequence)
+	}
+	return slices.Contains([]string{"08", "40", "53"}, pe.Code[:2]) || slices.Contains([]string{"57P01", "57P02", "57P03", "57P05"}, pe.Code)
+}
+
+// errSequence: the sequence cannot serve.
+var errSequence = errors.New("the tokens' sequence")
 
 // on asks for the lock on session s, which is closed, or idle again, if that fails. A
 // wait that ends early closes the connection: a query that was cancelled may have been
 // granted before, so nothing else may come over it.
 func (a *attempt) on(ctx context.Context, s *session) (*held, error) {
-	a.asked = false
-	e, k := a.engine, key(a.call.Name)
-	h := &held{engine: e, call: a.call, s: s, parent: parentOf(ctx)}
-	h.outer = e.outer(h.parent)
+	e, k := a.engine, Key(a.call.Name)
+	h := &held{engine: e, call: a.call, s: s, parent: a.parent, outer: a.outer}
 	var shared, sql string
 	if a.call.Mode == locker.Shared {
 		shared = "_shared"
@@ -77,13 +161,16 @@ func (a *attempt) on(ctx context.Context, s *session) (*held, error) {
 	// The token is drawn under the lock, in the same round trip.
 	switch {
 	case a.try && shared == "":
-		sql = e.draw(fmt.Sprintf("case when pg_try_advisory_lock(%d) then nextval('%s') end", k, e.sequenceLiteral()))
+		sql = e.draw(s, fmt.Sprintf("case when pg_try_advisory_lock(%d) then nextval('%s') end", k, e.sequenceLiteral()))
 	case a.try:
 		sql = fmt.Sprintf("select case when pg_try_advisory_lock_shared(%d) then 0 end", k)
-	case shared == "":
-		sql = fmt.Sprintf("select pg_advisory_lock(%d); ", k) + e.draw(fmt.Sprintf("nextval('%s')", e.sequenceLiteral()))
 	default:
-		sql = fmt.Sprintf("select pg_advisory_lock_shared(%d); select 0", k)
+		// Of what follows, only the lock may fail for want of time.
+		token := "select 0"
+		if shared == "" {
+			token = e.draw(s, fmt.Sprintf("nextval('%s')", e.sequenceLiteral()))
+		}
+		sql = fmt.Sprintf("set lock_timeout = %d; select pg_advisory_lock%s(%d); set lock_timeout = 0; %s", slice.Milliseconds(), shared, k, token)
 	}
 	h.unlock = fmt.Sprintf("select pg_advisory_unlock%s(%d)", shared, k)
 
@@ -96,7 +183,12 @@ func (a *attempt) on(ctx context.Context, s *session) (*held, error) {
 	case h.outer != nil:
 		go h.findDeadlock(wait, cancel)
 	}
-	row, err := s.ask(wait, h.lineage()+sql)
+	sql = h.descent() + sql + " /* flockctx " + Comment(a.call.Name) + " */"
+	row, err := s.ask(wait, sql)
+	for wait.Err() == nil && timedOut(err) {
+		sent = lease.Now()
+		row, err = s.ask(wait, sql)
+	}
 	cause := context.Cause(wait)
 	cancel(nil)
 	if err != nil {
@@ -137,9 +229,14 @@ func (a *attempt) on(ctx context.Context, s *session) (*held, error) {
 		n, err := strconv.ParseUint(row[0], 10, 64)
 		if err != nil {
 			s.close()
-			return nil, fmt.Errorf("fencing token %q of sequence %s: %w", row[0], e.sequence, err)
+			return nil, fmt.Errorf("%w %s: its value %q: %w", errSequence, e.sequence, row[0], err)
 		}
-		h.token, h.fenced = locker.Token{Epoch: s.epoch + "." + row[1], N: n}, true
+		if n>>timelineShift != 0 {
+			s.close()
+			return nil, fmt.Errorf("%w %s: its value %d is too large", errSequence, e.sequence, n)
+		}
+		// A promoted replica may not have the last values.
+		h.token, h.fenced = locker.Token{Epoch: s.epoch + "." + row[1], N: s.timeline<<timelineShift | n}, true
 	}
 	h.Proof = lease.New(ctx, e.ttl, sent, a.call.String())
 	return h, nil
@@ -151,10 +248,26 @@ func (a *attempt) on(ctx context.Context, s *session) (*held, error) {
 //
 // A sequence's state is logged once in 32 values, and whoever draws the first of them
 // waits until the record is on disk. One that draws the next meanwhile would not, and a
-// crash could bring its token back. So the transaction is made to wait, by giving it an
-// ID, whenever anything is not on disk yet.
-func (e *engine) draw(token string) string {
-	return fmt.Sprintf("select n, '%s'::regclass::oid, case when n is not null and pg_current_wal_flush_lsn() < pg_current_wal_insert_lsn() then pg_current_xact_id() end from (select %s as n) drawn", e.sequenceLiteral(), token)
+// crash could bring its token back. So the transaction is made to wait, by a record of
+// its own, whenever anything is not on disk yet, or nobody can tell.
+func (e *engine) draw(s *session, token string) string {
+	dirty := "n is not null"
+	if s.timeline > 0 {
+		dirty += " and pg_current_wal_flush_lsn() < pg_current_wal_insert_lsn()"
+	}
+	return fmt.Sprintf("select n, '%s'::regclass::oid, case when %s then pg_logical_emit_message(true, 'flockctx', '') end from (select %s as n) drawn", e.sequenceLiteral(), dirty, token)
+}
+
+// Comment returns name for use inside a comment, where those who look at
+// pg_stat_activity see it.
+func Comment(name string) string {
+	return strings.NewReplacer("*/", "* /", "/*", "/ *").Replace(strconv.QuoteToASCII(name))
+}
+
+// timedOut reports whether err ended a slice.
+func timedOut(err error) bool {
+	pe, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pe.Code == "55P03"
 }
 
 // ended reports whether err is the end of the connection, and not an answer that left
@@ -181,8 +294,19 @@ set tcp_keepalives_idle = %[3]d;
 set tcp_keepalives_interval = %[3]d;
 set tcp_keepalives_count = 3;
 set tcp_user_timeout = %[2]d;
-select set_config('synchronous_commit', case current_setting('synchronous_commit') when 'off' then 'local' else current_setting('synchronous_commit') end, false);
-select pg_backend_pid(), (select system_identifier from pg_control_system()), case when pg_is_in_recovery() then '' else substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) end`
+select set_config('synchronous_commit', case current_setting('synchronous_commit') when 'off' then 'local' else current_setting('synchronous_commit') end, false);`
+
+// What a session must know of its server: the process, an epoch, the timeline, how many
+// milliseconds ago the server started, and when. Managed servers may lack the functions
+// of the first; in the other the timeline is 0.
+const (
+	identity        = "select pg_backend_pid(), (select system_identifier from pg_control_system()), case when not pg_is_in_recovery() then substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) end, " + started
+	identityWithout = "select pg_backend_pid(), (select oid from pg_database where datname = current_database()), case when not pg_is_in_recovery() then '0' end, " + started
+	started         = "(extract(epoch from clock_timestamp() - pg_postmaster_start_time()) * 1000)::bigint, pg_postmaster_start_time()"
+)
+
+// timelineShift is where the timeline stands in a token. The sequence has the bits below.
+const timelineShift = 44
 
 // connect opens a session that can lock.
 func (e *engine) connect(ctx context.Context) (s *session, err error) {
@@ -202,10 +326,11 @@ func (e *engine) connect(ctx context.Context) (s *session, err error) {
 	}()
 	conn, err := pgconn.ConnectConfig(cctx, e.config)
 	if err != nil {
+		e.freeSlot()
 		return nil, explain(err)
 	}
 	version := conn.ParameterStatus("server_version")
-	if s, err = newSession(conn); err != nil {
+	if s, err = newSession(conn, e.freeSlot); err != nil {
 		return nil, err
 	}
 	if err := e.prepare(cctx, s, version); err != nil {
@@ -236,20 +361,34 @@ func (e *engine) prepare(ctx context.Context, s *session, version string) error 
 	if pe, ok := errors.AsType[*pgconn.PgError](err); ok && strings.Contains(pe.Message, checkSetting) {
 		row, err = set("")
 	}
+	if err == nil {
+		row, err = s.ask(ctx, identity)
+		if err != nil && !ended(err) {
+			row, err = s.ask(ctx, identityWithout)
+		}
+	}
 	switch {
 	case err != nil:
 		return err
-	case len(row) != 3 || row[0] != strconv.FormatUint(uint64(s.pid), 10):
+	case len(row) != 5 || row[0] != strconv.FormatUint(uint64(s.pid), 10):
 		return errPooler
 	case row[2] == "":
 		return fmt.Errorf("the server is a standby, and its locks bind nobody on the primary: %w", errors.ErrUnsupported)
 	}
-	s.epoch = row[1] + "." + row[2]
+	s.epoch = row[1]
+	if s.timeline, err = strconv.ParseUint(row[2], 16, 64-timelineShift); err != nil {
+		return err
+	}
+	age, err := strconv.ParseInt(row[3], 10, 64)
+	if err != nil {
+		return err
+	}
+	s.server, s.age = row[2]+" "+row[4], time.Duration(age)*time.Millisecond
 	if e.checked.Load() {
 		return nil
 	}
 	if err := e.ensureSequence(ctx, s); err != nil {
-		return fmt.Errorf("sequence %s: %w", e.sequence, err)
+		return fmt.Errorf("%w %s: %w", errSequence, e.sequence, err)
 	}
 	e.checked.Store(true)
 	return nil

@@ -1,6 +1,6 @@
 //go:build unix
 
-package postgres_test
+package advisory_test
 
 import (
 	"context"
@@ -12,7 +12,7 @@ import (
 	"github.com/flockctx/flockctx/internal/pgtest"
 	"github.com/flockctx/flockctx/locker"
 	"github.com/flockctx/flockctx/locker/lockertest"
-	"github.com/flockctx/flockctx/locker/postgres"
+	"github.com/flockctx/flockctx/locker/postgres/internal/advisory"
 )
 
 // TestPartitionsOverTCP cuts off holders whose server's kernel keeps watch, too: it must
@@ -36,9 +36,9 @@ func TestPartitionsOverTCP(t *testing.T) {
 					p := lockertest.NewProxy(t, "tcp", s.Addr())
 					name := ttl.String() + string(rune('a'+i))
 					o := lockertest.Partition(t, func() { p.Swallow([]lockertest.Direction{lockertest.Cut, lockertest.Both}[i%2]) }, func() <-chan struct{} {
-						return lock(t, postgres.New(s.TCP(p.Addr()), &postgres.Options{TTL: ttl}), name).Context().Done()
+						return lock(t, advisory.New(s.TCP(p.Addr()), &advisory.Options{TTL: ttl}), name).Context().Done()
 					}, func() {
-						unlock(t, lock(t, postgres.New(s.TCP(s.Addr()), &postgres.Options{TTL: ttl}), name))
+						unlock(t, lock(t, advisory.New(s.TCP(s.Addr()), &advisory.Options{TTL: ttl}), name))
 					})
 					mu.Lock()
 					all = append(all, o)
@@ -62,7 +62,7 @@ func TestDeadHost(t *testing.T) {
 	}
 	s := pgtest.Start(t)
 	p := lockertest.NewProxy(t, "tcp", s.Addr())
-	l := postgres.New(s.TCP(p.Addr()), &postgres.Options{TTL: ttl})
+	l := advisory.New(s.TCP(p.Addr()), &advisory.Options{TTL: ttl})
 	unlock(t, lock(t, l, "dead"))
 	p.Swallow(lockertest.Cut)
 	begin := time.Now()

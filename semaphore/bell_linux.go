@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"sync"
 	"time"
-	"unsafe"
 
 	"github.com/flockctx/flockctx"
 	"golang.org/x/sys/unix"
@@ -21,18 +20,21 @@ const (
 	// linger is how long an instance is kept for the next wait. To close one takes the
 	// kernel some 10 ms, to give up a watch some 10 µs.
 	linger = time.Second
+
+	// events is the size of a buffer for some, of which all mean the same.
+	events = 64 * unix.SizeofInotifyEvent
 )
 
 // A bell tells that a file was closed or has another name. It belongs to one goroutine,
 // the one that called listen, until leave.
 type bell struct {
-	rung chan struct{} // capacity 1
-	file *os.File      // of the inotify instance
-	// The file descriptor is the os.File's; its number is for calls during which
-	// nobody closes that.
+	// file is the inotify instance. Its number is for calls during which nobody
+	// closes that.
+	file  *os.File
 	fd    int
-	watch int
-	gone  chan struct{} // closed when hear has returned
+	watch int           // stays after leave, for the next one that listens to the same file
+	over  chan struct{} // closed by leave
+	gone  chan struct{} // closed when nobody will end a wait any more
 	uses  int           // guarded by bells.mu
 }
 
@@ -42,8 +44,9 @@ var bells struct {
 	made int // not more than maxBells
 }
 
-// listen returns a bell that rings from now on, or nil where there is none for the file.
-func (s *semaphore) listen(pl *place) *bell {
+// listen returns a bell that rings from now on, until done, or nil where there is none
+// for the file.
+func (s *semaphore) listen(pl *place, done <-chan struct{}) *bell {
 	if s.opts.Wait == flockctx.WaitPoll || !pl.desc.IsLocal() {
 		return nil
 	}
@@ -51,48 +54,57 @@ func (s *semaphore) listen(pl *place) *bell {
 	if err != nil {
 		return nil
 	}
-	err = withFD(pl.file(), func(fd int) (err error) {
+	before := b.watch
+	err = withFD(pl.desc.Made(), func(fd int) (err error) {
 		b.watch, err = unix.InotifyAddWatch(b.fd, ownName(fd), unix.IN_CLOSE|unix.IN_ATTRIB|unix.IN_MOVE_SELF|unix.IN_DELETE_SELF)
 		return err
 	})
+	if before > 0 && before != b.watch {
+		unix.InotifyRmWatch(b.fd, uint32(before))
+	}
 	if err != nil {
+		b.watch = 0
 		b.put()
 		return nil
 	}
-	b.rung, b.gone = make(chan struct{}, 1), make(chan struct{})
-	b.file.SetReadDeadline(time.Time{})
-	go b.hear(b.rung, b.gone)
+	// What rang before is nothing to the look that follows.
+	for n := 1; n > 0; {
+		var buf [events]byte
+		n, _ = unix.Read(b.fd, buf[:])
+	}
+	b.over, b.gone = make(chan struct{}), make(chan struct{})
+	go b.endWith(done, b.over, b.gone)
 	return b
+}
+
+// endWith ends a wait for the bell when done is closed.
+func (b *bell) endWith(done, over <-chan struct{}, gone chan<- struct{}) {
+	defer close(gone)
+	select {
+	case <-done:
+		b.file.SetReadDeadline(time.Unix(1, 0))
+	case <-over:
+	}
+}
+
+// wait waits for the bell, until done or for d. It reports whether it rang.
+func (b *bell) wait(done <-chan struct{}, d time.Duration) (rang bool) {
+	b.file.SetReadDeadline(time.Now().Add(d))
+	select {
+	case <-done: // the deadline above may have come after that of endWith
+		return false
+	default:
+	}
+	var buf [events]byte
+	_, err := b.file.Read(buf[:])
+	return err == nil
 }
 
 // leave ends what listen began.
 func (b *bell) leave() {
-	b.file.SetReadDeadline(time.Unix(1, 0))
+	close(b.over)
 	<-b.gone
-	unix.InotifyRmWatch(b.fd, uint32(b.watch))
 	b.put()
-}
-
-// hear rings for events of the watch. Others are of former ones.
-func (b *bell) hear(rung chan<- struct{}, gone chan<- struct{}) {
-	defer close(gone)
-	var buf [64 * unix.SizeofInotifyEvent]byte
-	for {
-		n, err := b.file.Read(buf[:])
-		if err != nil {
-			return
-		}
-		for at := 0; at+unix.SizeofInotifyEvent <= n; {
-			e := (*unix.InotifyEvent)(unsafe.Pointer(&buf[at]))
-			at += unix.SizeofInotifyEvent + int(e.Len)
-			if int(e.Wd) == b.watch || e.Mask&unix.IN_Q_OVERFLOW != 0 {
-				select {
-				case rung <- struct{}{}:
-				default:
-				}
-			}
-		}
-	}
 }
 
 func takeBell() (*bell, error) {
@@ -141,14 +153,10 @@ func (b *bell) retire(uses int) bool {
 	return true
 }
 
-// ring rings the bells of those who have a turn, if there are any. Closing f, which is
-// to come, does so too, unless a child has inherited it.
+// ring rings the bells that listen to f, though f stays open: it is opened once more,
+// and that closed.
 func ring(f *os.File) {
 	withFD(f, func(fd int) error {
-		lk := unix.Flock_t{Type: unix.F_WRLCK, Start: turns + 1, Len: maxSlots}
-		if err := unix.FcntlFlock(uintptr(fd), unix.F_OFD_GETLK, &lk); err != nil || lk.Type == unix.F_UNLCK {
-			return err
-		}
 		again, err := unix.Open(ownName(fd), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 		if err != nil {
 			return err

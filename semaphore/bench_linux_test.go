@@ -74,6 +74,7 @@ func BenchmarkHandover(b *testing.B) {
 		m := float64(took[i][len(took[i])/2].Nanoseconds()) / 1000
 		medians = append(medians, m)
 		b.ReportMetric(m, way+"-µs")
+		b.ReportMetric(float64(took[i][len(took[i])/10].Nanoseconds())/1000, way+"-p10-µs")
 	}
 	b.ReportMetric(medians[1]/medians[0], "slot/lock")
 	b.ReportMetric(0, "ns/op")
@@ -136,4 +137,3 @@ var _ = register("handover", func(args []string) error {
 		fmt.Println("done")
 	}
 })
-

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"sync/atomic"
 
 	"github.com/flockctx/flockctx"
 	"github.com/flockctx/flockctx/internal/sys"
@@ -54,11 +55,12 @@ func (s *semaphore) enter() (*place, error) {
 type place struct {
 	entry *flockctx.Flock // has opened the file, and has it until the permit's end
 	desc  sys.Descriptor
+	lent  atomic.Bool // somebody else may have the file open, such as a child
 }
 
 func (s *semaphore) newPlace(entry *flockctx.Flock) (*place, error) {
 	d, err := sys.Borrow(entry.File())
-	return &place{entry, d}, err
+	return &place{entry: entry, desc: d}, err
 }
 
 func request(op sys.Op, slot int) sys.Request {
@@ -71,7 +73,11 @@ func (p *place) take(slot int) error { return p.desc.Lock(request(sys.Try, slot)
 // leave unlocks what the place was entered by.
 func (p *place) leave() error { return p.entry.Unlock() }
 
-func (p *place) file() *os.File { return p.desc.Made() }
+// lend returns the file to somebody who may give it to a child.
+func (p *place) lend() *os.File {
+	p.lent.Store(true)
+	return p.desc.Made()
+}
 
 // current returns sys.ErrStale where the path names another file by now.
 func (p *place) current(s *semaphore) error {
@@ -90,7 +96,7 @@ func (p *place) release(slot int) error {
 		err = nil
 	case err != nil:
 		err = &fs.PathError{Op: "unlock", Path: p.entry.Name(), Err: err}
-	default:
+	case p.lent.Load():
 		ring(p.desc.Made())
 	}
 	return errors.Join(err, p.entry.Close())

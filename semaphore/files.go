@@ -42,7 +42,8 @@ func (p *place) take(slot int) (err error) {
 // leave gives up what the place was entered by.
 func (p *place) leave() error { return p.entry.Close() }
 
-func (p *place) file() *os.File { return p.held.File() }
+// lend returns the file to somebody who may give it to a child.
+func (p *place) lend() *os.File { return p.held.File() }
 
 // current would find that the path names another file; that of the slot was looked at.
 func (p *place) current(*semaphore) error { return nil }

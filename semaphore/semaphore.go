@@ -92,7 +92,7 @@ func (p *Permit) Slot() int { return p.slot }
 // File returns the open file that has the slot. A child process that inherits it keeps
 // the slot until Release, or until it has ended too. The permit closes it, not the
 // caller.
-func (p *Permit) File() *os.File { return p.place.file() }
+func (p *Permit) File() *os.File { return p.place.lend() }
 
 // Release gives the slot back. On nil it is free for everyone, also where a child
 // process inherited the file. On an error, an [*fs.PathError], it is given up all the

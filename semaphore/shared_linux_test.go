@@ -32,4 +32,3 @@ func monotonic() int64 {
 	}
 	return ts.Nano()
 }
-

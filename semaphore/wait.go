@@ -51,15 +51,12 @@ func polling(b flockctx.Backoff) pace {
 func (s *semaphore) wait(ctx context.Context, pl *place) (*Permit, error) {
 	began := time.Now()
 	done := ctx.Done()
+	b := s.listen(pl, done)
 	p := polling(s.opts.Poll)
-	var rung <-chan struct{}
-	if b := s.listen(pl); b != nil {
+	if b != nil {
 		defer b.leave()
 		p = pace{rest, maxRest, 8}
-		rung = b.rung
 	}
-	timer := time.NewTimer(p.pause())
-	defer timer.Stop()
 	for {
 		permit, err := s.look(pl)
 		switch {
@@ -71,14 +68,26 @@ func (s *semaphore) wait(ctx context.Context, pl *place) (*Permit, error) {
 		if err := pl.current(s); err != nil {
 			return nil, err
 		}
+		if b == nil {
+			sleep(done, p.pause())
+		} else if b.wait(done, p.pause()) {
+			p.next = settle
+		}
 		select {
 		case <-done:
 			return nil, s.ended(ctx, began)
-		case <-rung:
-			p.next = settle
-		case <-timer.C:
+		default:
 		}
-		timer.Reset(p.pause())
+	}
+}
+
+// sleep sleeps for d, or until done.
+func sleep(done <-chan struct{}, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-done:
 	}
 }
 

@@ -1,6 +1,7 @@
 package semaphore
 
 import (
+	"context"
 	"errors"
 	"os"
 	"slices"
@@ -32,21 +33,22 @@ type bell struct {
 	// closes that.
 	file  *os.File
 	fd    int
-	watch int           // stays after leave, for the next one that listens to the same file
-	over  chan struct{} // closed by leave
-	gone  chan struct{} // closed when nobody will end a wait any more
-	uses  int           // guarded by bells.mu
+	watch int    // stays after leave, for the next one that listens to the same file
+	stop  func() // has nobody end a wait any more
+
+	idleSince time.Time // guarded by bells.mu
 }
 
 var bells struct {
-	mu   sync.Mutex
-	idle []*bell
-	made int // not more than maxBells
+	mu      sync.Mutex
+	idle    []*bell
+	made    int  // not more than maxBells
+	closing bool // closeIdle will be called
 }
 
 // listen returns a bell that rings from now on, until done, or nil where there is none
 // for the file.
-func (s *semaphore) listen(pl *place, done <-chan struct{}) *bell {
+func (s *semaphore) listen(ctx context.Context, done <-chan struct{}, pl *place) *bell {
 	if s.opts.Wait == flockctx.WaitPoll || !pl.desc.IsLocal() {
 		return nil
 	}
@@ -72,26 +74,15 @@ func (s *semaphore) listen(pl *place, done <-chan struct{}) *bell {
 		var buf [events]byte
 		n, _ = unix.Read(b.fd, buf[:])
 	}
-	b.over, b.gone = make(chan struct{}), make(chan struct{})
-	go b.endWith(done, b.over, b.gone)
+	b.stop = onEnd(ctx, done, func() { b.file.SetReadDeadline(time.Unix(1, 0)) })
 	return b
-}
-
-// endWith ends a wait for the bell when done is closed.
-func (b *bell) endWith(done, over <-chan struct{}, gone chan<- struct{}) {
-	defer close(gone)
-	select {
-	case <-done:
-		b.file.SetReadDeadline(time.Unix(1, 0))
-	case <-over:
-	}
 }
 
 // wait waits for the bell, until done or for d. It reports whether it rang.
 func (b *bell) wait(done <-chan struct{}, d time.Duration) (rang bool) {
 	b.file.SetReadDeadline(time.Now().Add(d))
 	select {
-	case <-done: // the deadline above may have come after that of endWith
+	case <-done: // the deadline above may have come after that of the end
 		return false
 	default:
 	}
@@ -102,8 +93,7 @@ func (b *bell) wait(done <-chan struct{}, d time.Duration) (rang bool) {
 
 // leave ends what listen began.
 func (b *bell) leave() {
-	close(b.over)
-	<-b.gone
+	b.stop()
 	b.put()
 }
 
@@ -113,7 +103,6 @@ func takeBell() (*bell, error) {
 	if n := len(bells.idle); n > 0 {
 		b := bells.idle[n-1]
 		bells.idle = bells.idle[:n-1]
-		b.uses++
 		return b, nil
 	}
 	if bells.made == maxBells {
@@ -131,26 +120,33 @@ func takeBell() (*bell, error) {
 func (b *bell) put() {
 	bells.mu.Lock()
 	defer bells.mu.Unlock()
+	b.idleSince = time.Now()
 	bells.idle = append(bells.idle, b)
-	uses := b.uses
-	time.AfterFunc(linger, func() {
-		if b.retire(uses) {
-			b.file.Close()
-		}
-	})
+	if !bells.closing {
+		bells.closing = true
+		time.AfterFunc(linger, closeIdle)
+	}
 }
 
-// retire takes the bell from the idle ones, unless it was used since.
-func (b *bell) retire(uses int) bool {
+// closeIdle closes the bells that were idle for long, and comes again where others are.
+func closeIdle() {
 	bells.mu.Lock()
-	defer bells.mu.Unlock()
-	i := slices.Index(bells.idle, b)
-	if i < 0 || b.uses != uses {
-		return false
+	var old []*bell
+	bells.idle = slices.DeleteFunc(bells.idle, func(b *bell) bool {
+		is := time.Since(b.idleSince) >= linger
+		if is {
+			old = append(old, b)
+		}
+		return is
+	})
+	bells.made -= len(old)
+	if bells.closing = bells.made > 0; bells.closing {
+		time.AfterFunc(linger, closeIdle)
 	}
-	bells.idle = slices.Delete(bells.idle, i, i+1)
-	bells.made--
-	return true
+	bells.mu.Unlock()
+	for _, b := range old {
+		b.file.Close()
+	}
 }
 
 // ring rings the bells that listen to f, though f stays open: it is opened once more,

@@ -2,13 +2,16 @@
 
 package semaphore
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // A bell would tell that a file was closed.
 type bell struct{}
 
 // listen returns nil: nothing tells.
-func (s *semaphore) listen(*place, <-chan struct{}) *bell { return nil }
+func (s *semaphore) listen(context.Context, <-chan struct{}, *place) *bell { return nil }
 
 func (b *bell) wait(<-chan struct{}, time.Duration) bool { return false }
 

@@ -40,8 +40,8 @@
 //	                                            without a slot come four more looks, after 1 ms,
 //	                                            8, 64 and 512 times as long at most
 //	that, and setting the watch                 the bell came before the watch, the lock is dropped
-//	                                            after the look: the look of the timer finds it, a
-//	                                            second later; the other slots' bells as usual
+//	                                            after the look: the look of the timer finds it,
+//	                                            2 s later; the other slots' bells as usual
 //	a slot, and the end of the context          the end: the slot is given back
 //	a slot, and the file removed or replaced    the new file: who waited looks at what the path
 //	                                            names once it has a slot, and starts again there

@@ -1,19 +1,24 @@
 package semaphore_test
 
 import (
+	"io"
 	"os"
 	"testing"
 
 	"golang.org/x/sys/unix"
 )
 
-// mapFile maps the first page of a file, which several processes then have in common.
+// mapFile maps a file, which several processes then have in common.
 func mapFile(t testing.TB, name string) []byte {
 	f, err := os.OpenFile(name, os.O_RDWR, 0)
 	var page []byte
 	if err == nil {
 		defer f.Close()
-		page, err = unix.Mmap(int(f.Fd()), 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		var size int64
+		if size, err = f.Seek(0, io.SeekEnd); err != nil {
+			panic(err)
+		}
+		page, err = unix.Mmap(int(f.Fd()), 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	}
 	if err != nil {
 		panic(err)

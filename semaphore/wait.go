@@ -16,7 +16,7 @@ const (
 
 	// rest is the pause where no bell rings, the first one. Those that follow grow too:
 	// all that they are for is over after it.
-	rest    = time.Second
+	rest    = 2 * time.Second
 	maxRest = time.Minute
 )
 
@@ -51,7 +51,7 @@ func polling(b flockctx.Backoff) pace {
 func (s *semaphore) wait(ctx context.Context, pl *place) (*Permit, error) {
 	began := time.Now()
 	done := ctx.Done()
-	b := s.listen(pl, done)
+	b := s.listen(ctx, done, pl)
 	p := polling(s.opts.Poll)
 	if b != nil {
 		defer b.leave()
@@ -117,4 +117,47 @@ func (s *semaphore) ended(ctx context.Context, began time.Time) error {
 	}
 	busy.Waited = time.Since(began)
 	return busy
+}
+
+// onEnd has fn called, in a goroutine of its own, when ctx ends, whose Done is done. With
+// stop it is not called any more, or has returned.
+func onEnd(ctx context.Context, done <-chan struct{}, fn func()) (stop func()) {
+	if done == nil {
+		return func() {}
+	}
+	ended := make(chan struct{})
+	detach := context.AfterFunc(quiet{ctx, done}, func() {
+		defer close(ended)
+		fn()
+	})
+	return func() {
+		if !detach() {
+			<-ended
+		}
+	}
+}
+
+// quiet is the caller's context as package context may see it. That asks one which is
+// not its own in a goroutine of its own, where a panic would end the process.
+type quiet struct {
+	ctx  context.Context
+	done <-chan struct{}
+}
+
+func (q quiet) Deadline() (d time.Time, ok bool) { return d, false }
+func (q quiet) Done() <-chan struct{}            { return q.done }
+
+func (q quiet) Err() error {
+	select {
+	case <-q.done:
+		return context.Canceled
+	default:
+		return nil
+	}
+}
+
+// Value lets package context recognize its own contexts, which need no goroutine.
+func (q quiet) Value(key any) any {
+	defer func() { _ = recover() }()
+	return q.ctx.Value(key)
 }

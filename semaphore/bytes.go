@@ -103,10 +103,16 @@ func (p *place) release(slot int) error {
 }
 
 // SlotOf returns the number of the slot that h, from [flockctx.Holders] or
-// [flockctx.AllHolders], has or had; ok is false where h is no slot of a semaphore.
+// [flockctx.AllHolders], has, or -1 where h is of one that waits for a slot: the one
+// whose turn it is, or with h.Waiting one behind it. For any other lock ok is false.
 func SlotOf(h flockctx.Holder) (slot int, ok bool) {
-	if h.Mechanism != flockctx.OFD || h.Length != 1 || h.Start < slots || h.Start >= slots+maxSlots {
+	switch at := h.Start; {
+	case h.Mechanism != flockctx.OFD || h.Length != 1:
 		return 0, false
+	case slots <= at && at < slots+maxSlots:
+		return int(at - slots), true
+	case turns < at && at <= turns+maxSlots:
+		return -1, true
 	}
-	return int(h.Start - slots), true
+	return 0, false
 }

@@ -52,5 +52,7 @@ func (p *place) current(*semaphore) error { return nil }
 func (p *place) release(int) error { return p.held.Close() }
 
 // SlotOf returns the number of the slot that h, from [flockctx.Holders] or
-// [flockctx.AllHolders], has or had; ok is false where h is no slot of a semaphore.
+// [flockctx.AllHolders], has, or -1 where h is of one that waits for a slot: the one
+// whose turn it is, or with h.Waiting one behind it. For any other lock ok is false.
+// On systems that do not tell who holds a lock there is no such h.
 func SlotOf(h flockctx.Holder) (slot int, ok bool) { return 0, false }

@@ -114,12 +114,12 @@ func waits(t *testing.T, path string, n int) {
 		must(t, err)
 		turn, waiting := false, 0
 		for _, h := range hs {
-			if _, slot := semaphore.SlotOf(h); slot {
-				continue
-			}
-			if h.Waiting {
+			slot, ok := semaphore.SlotOf(h)
+			switch {
+			case !ok || slot >= 0:
+			case h.Waiting:
 				waiting++
-			} else {
+			default:
 				turn = true
 			}
 		}
@@ -144,6 +144,9 @@ func TestSlotOf(t *testing.T) {
 	pids := make(map[int]int)
 	for _, h := range hs {
 		if slot, ok := semaphore.SlotOf(h); ok {
+			if slot < 0 {
+				t.Errorf("somebody waits: %+v", h)
+			}
 			pids[slot] = h.PID
 		}
 	}

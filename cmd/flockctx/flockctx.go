@@ -71,9 +71,25 @@ func (c *command) print(text string) int {
 	return exitOK
 }
 
+// version returns the version that was built, and of which commit.
 func version() string {
-	if b, ok := debug.ReadBuildInfo(); ok && b.Main.Version != "" {
-		return b.Main.Version
+	b, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "(devel)"
 	}
-	return "(devel)"
+	v, settings := b.Main.Version, make(map[string]string)
+	for _, s := range b.Settings {
+		settings[s.Key] = s.Value
+	}
+	if v == "" {
+		v = "(devel)"
+	}
+	if commit := settings["vcs.revision"]; commit != "" {
+		v += " (commit " + commit
+		if settings["vcs.modified"] == "true" {
+			v += ", with changes"
+		}
+		v += ")"
+	}
+	return v
 }

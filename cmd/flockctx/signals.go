@@ -19,7 +19,9 @@ func interruptible(ctx context.Context, fn func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	sigs := notIgnored(fatal)
-	if len(sigs) == 0 { // of none, Notify would make it all
+	// As process 1 of a container it does as flock(1), which has no handlers, and to
+	// which the kernel then delivers none of them. (Notify of none would be of all.)
+	if len(sigs) == 0 || os.Getpid() == 1 {
 		return fn(ctx)
 	}
 	ch := make(chan os.Signal, 1)

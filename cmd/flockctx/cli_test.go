@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
@@ -344,6 +345,25 @@ func TestInTheWay(t *testing.T) {
 	}
 }
 
+func TestVersion(t *testing.T) {
+	b := &debug.BuildInfo{}
+	if v := versionOf(b); v != "(devel)" {
+		t.Errorf("nothing known: %s", v)
+	}
+	b.Main.Version = "v1.2.3"
+	if v := versionOf(b); v != "v1.2.3" {
+		t.Errorf("a release: %s", v)
+	}
+	b.Settings = []debug.BuildSetting{{Key: "vcs.revision", Value: "abc"}, {Key: "vcs.modified", Value: "false"}}
+	if v := versionOf(b); v != "v1.2.3 (commit abc)" {
+		t.Errorf("a checkout: %s", v)
+	}
+	b.Settings[1].Value = "true"
+	if v := versionOf(b); v != "v1.2.3 (commit abc, with changes)" {
+		t.Errorf("a checkout with changes: %s", v)
+	}
+}
+
 func TestFit(t *testing.T) {
 	const held = ": held by pid 4711 (rsync -a src dst)" + timeMark + " since 3 s" + timeMark
 	for _, c := range []struct {
@@ -352,11 +372,11 @@ func TestFit(t *testing.T) {
 		want       string
 	}{
 		{"x.lock", held, 79, "waiting for x.lock: held by pid 4711 (rsync -a src dst) since 3 s"},
-		{"/var/lib/a/long/way/to/x.lock", held, 79, "waiting for …long/way/to/x.lock: held by pid 4711 (rsync -a src dst) since 3 s"},
-		{"/var/lib/a/long/way/to/x.lock", held, 65, "waiting for …ay/to/x.lock: held by pid 4711 (rsync -…) since 3 s"},
+		{"/var/lib/a/long/way/to/x.lock", held, 79, "waiting for …/long/way/to/x.lock: held by pid 4711 (rsync -a src dst) since 3 s"},
+		{"/var/lib/a/long/way/to/x.lock", held, 65, "waiting for …g/way/to/x.lock: held by pid 4711 (rsync…) since 3 s"},
 		{"/var/lib/a/long/way/to/x.lock", held, 50, "held by pid 4711 (rsync -a src dst) since 3 s"},
-		{"/var/lib/a/long/way/to/x.lock", held, 39, "held by pid 4711 (rsync -a…) since 3 s"},
-		{"/var/lib/a/long/way/to/x.lock", " (3 s)", 39, "waiting for …ong/way/to/x.lock (3 s)"},
+		{"/var/lib/a/long/way/to/x.lock", held, 39, "held by pid 4711 (rsync -a …) since 3 s"},
+		{"/var/lib/a/long/way/to/x.lock", " (3 s)", 39, "waiting for …a/long/way/to/x.lock (3 s)"},
 	} {
 		got := fit("waiting for ", c.path, c.rest, c.n)
 		if got != c.want || columns([]rune(got)) > c.n {

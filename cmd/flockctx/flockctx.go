@@ -71,25 +71,30 @@ func (c *command) print(text string) int {
 	return exitOK
 }
 
-// version returns the version that was built, and of which commit.
 func version() string {
 	b, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "(devel)"
 	}
-	v, settings := b.Main.Version, make(map[string]string)
-	for _, s := range b.Settings {
-		settings[s.Key] = s.Value
-	}
+	return versionOf(b)
+}
+
+// versionOf returns the version that was built, and of which commit.
+func versionOf(b *debug.BuildInfo) string {
+	v, commit, changed := b.Main.Version, "", ""
 	if v == "" {
 		v = "(devel)"
 	}
-	if commit := settings["vcs.revision"]; commit != "" {
-		v += " (commit " + commit
-		if settings["vcs.modified"] == "true" {
-			v += ", with changes"
+	for _, s := range b.Settings {
+		switch {
+		case s.Key == "vcs.revision":
+			commit = s.Value
+		case s.Key == "vcs.modified" && s.Value == "true":
+			changed = ", with changes"
 		}
-		v += ")"
 	}
-	return v
+	if commit == "" {
+		return v
+	}
+	return v + " (commit " + commit + changed + ")"
 }

@@ -27,7 +27,9 @@ func dieByDefault() {
 	for _, s := range fatal {
 		switch s {
 		case unix.SIGHUP, unix.SIGINT, unix.SIGTERM:
-			continue // of these the runtime dies as well
+			if os.Getpid() != 1 {
+				continue // of these the runtime dies as well
+			}
 		}
 		if isIgnored(s) {
 			signal.Ignore(s)

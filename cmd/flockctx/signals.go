@@ -19,9 +19,7 @@ func interruptible(ctx context.Context, fn func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	sigs := notIgnored(fatal)
-	// As process 1 of a container it does as flock(1), which has no handlers, and to
-	// which the kernel then delivers none of them. (Notify of none would be of all.)
-	if len(sigs) == 0 || os.Getpid() == 1 {
+	if len(sigs) == 0 { // of none, Notify would make it all
 		return fn(ctx)
 	}
 	ch := make(chan os.Signal, 1)

@@ -27,8 +27,10 @@ func dieByDefault() {
 	for _, s := range fatal {
 		switch s {
 		case unix.SIGHUP, unix.SIGINT, unix.SIGTERM:
+			// Of these the runtime dies as well; but as process 1 of a container it has
+			// no handlers, as flock(1), and the kernel then delivers it none of them.
 			if os.Getpid() != 1 {
-				continue // of these the runtime dies as well
+				continue
 			}
 		}
 		if isIgnored(s) {

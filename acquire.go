@@ -140,7 +140,11 @@ func (l *Flock) acquire(a *attempt, m Mode) (err error) {
 	if inside {
 		handed = l.leaveGate(m)
 	}
-	if errors.Is(err, fs.ErrClosed) && !l.borrowed && !opened && !l.isClosing() {
+	switch {
+	case err == nil || l.borrowed:
+	case sys.IsGone(err):
+		err = errStale // the server has forgotten the file
+	case errors.Is(err, fs.ErrClosed) && !opened && !l.isClosing():
 		err = errStale // the caller closed File: open it again
 	}
 	l.closeFile(opened || err == errStale)

@@ -146,13 +146,13 @@ func (a *attempt) endError() error {
 	if err == nil { // which no context should do
 		err = context.Canceled
 	}
+	if cause != nil && !identical(err, cause) {
+		err = &causedError{err, cause}
+	}
 	if a.rounds >= tellingRounds {
-		cause = errUnstable
+		err = &causedError{err, errUnstable}
 	}
-	if cause == nil || identical(err, cause) {
-		return err
-	}
-	return &causedError{err, cause}
+	return err
 }
 
 // identical reports whether a and b are one error, whatever types they are of.

@@ -20,9 +20,9 @@ import (
 	"go.uber.org/goleak"
 )
 
-// Trap 9: a timed-out Lock leaves a goroutine, which later takes the lock, or
+// A trap: a timed-out Lock leaves a goroutine, which later takes the lock, or
 // closes a descriptor that was reused.
-func TestTrap9NothingRemainsOfACancelledLock(t *testing.T) {
+func TestNothingRemainsOfACancelledLock(t *testing.T) {
 	for _, mechanism := range mechanisms() {
 		for _, wait := range waits {
 			for _, foreign := range []bool{false, true} {
@@ -377,8 +377,8 @@ func TestContextThatEndsOnTheWayToAFreeLock(t *testing.T) {
 	}
 }
 
-// Trap 12: a try-lock that blocks behind a goroutine of its own process.
-func TestTrap12TryLockNeverBlocks(t *testing.T) {
+// A trap: a try-lock that blocks behind a goroutine of its own process.
+func TestTryLockNeverBlocks(t *testing.T) {
 	path := tempPath(t)
 	holder := startHolder(t, path, flockctx.Options{})
 	shared := &flockctx.Options{Mode: flockctx.Shared}
@@ -455,8 +455,8 @@ func TestOpensThatHang(t *testing.T) {
 	must(t, soon(t, granted, "Lock when there is a place"))
 }
 
-// Trap 18: a permanent refusal is not a timeout.
-func TestTrap18RefusalIsNoTimeout(t *testing.T) {
+// A trap: a permanent refusal is not a timeout.
+func TestRefusalIsNoTimeout(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	start := time.Now()

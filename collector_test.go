@@ -11,9 +11,9 @@ import (
 	"github.com/flockctx/flockctx"
 )
 
-// Trap 15: a finalizer that panics, or one that silently releases.
+// A trap: a finalizer that panics, or one that silently releases.
 // A held lock stays held though the program forgot the handle.
-func TestTrap15CollectorKeepsAHeldLock(t *testing.T) {
+func TestCollectorKeepsAHeldLock(t *testing.T) {
 	path := tempPath(t)
 	before := flockctx.Queues()
 	func() {
@@ -46,8 +46,8 @@ func TestTrap15CollectorKeepsAHeldLock(t *testing.T) {
 	}
 }
 
-// Trap 15, the other side: an unlocked, forgotten handle gives its descriptor back.
-func TestTrap15CollectorClosesAnUnlockedHandle(t *testing.T) {
+// An unlocked, forgotten handle gives its descriptor back.
+func TestCollectorClosesAnUnlockedHandle(t *testing.T) {
 	dir := t.TempDir()
 	collect() // what other tests forgot
 	before, queues := countDescriptors(), flockctx.Queues()

@@ -82,9 +82,9 @@ func TestConvert(t *testing.T) {
 	}
 }
 
-// Trap 1: Lock then RLock on one handle converts the kernel's lock, while the handle
+// A trap: Lock then RLock on one handle converts the kernel's lock, while the handle
 // still says exclusive. Here a second lock of a handle, or of its open file, waits.
-func TestTrap1SecondLockConvertsNothing(t *testing.T) {
+func TestSecondLockConvertsNothing(t *testing.T) {
 	path := tempPath(t)
 	other, otherShared := agents(t, path, flockctx.BSD)
 	l := mustLock(t, path, nil)
@@ -102,9 +102,9 @@ func TestTrap1SecondLockConvertsNothing(t *testing.T) {
 	wantHeld(t, l, other, otherShared, "unlocked")
 }
 
-// Trap 2: a failed upgrade loses the shared lock, and the handle says that it is
+// A trap: a failed upgrade loses the shared lock, and the handle says that it is
 // still held.
-func TestTrap2FailedUpgradeKeepsTheSharedLock(t *testing.T) {
+func TestFailedUpgradeKeepsTheSharedLock(t *testing.T) {
 	for _, mechanism := range mechanisms() {
 		for _, wait := range waits {
 			for _, end := range []string{"deadline", "cancel"} {
@@ -325,7 +325,7 @@ func TestConvertThatTheSystemRefuses(t *testing.T) {
 	}
 }
 
-// Trap 2 and the promise as a whole: whatever happens, what the handle says is what
+// Whatever happens, what the handle says is what
 // the kernel has.
 func TestConvertNeverLies(t *testing.T) {
 	for _, mechanism := range mechanisms() {

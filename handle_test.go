@@ -221,8 +221,8 @@ func TestCloseBesideAConvertThatWaits(t *testing.T) {
 	}
 }
 
-// Trap 4: one handle in 8 goroutines, and 8 of them inside together.
-func TestTrap4OneHandleInManyGoroutinesIsAMutex(t *testing.T) {
+// A trap: one handle in 8 goroutines, and 8 of them inside together.
+func TestOneHandleInManyGoroutinesIsAMutex(t *testing.T) {
 	for _, mode := range []flockctx.Mode{flockctx.Exclusive, flockctx.Shared} {
 		t.Run(mode.String(), func(t *testing.T) {
 			l := newHandle(t, tempPath(t), &flockctx.Options{Mode: mode})
@@ -260,9 +260,9 @@ func TestTrap4OneHandleInManyGoroutinesIsAMutex(t *testing.T) {
 	}
 }
 
-// Trap 3: the handle's mutex is held during the blocking call, so that a second
+// A trap: the handle's mutex is held during the blocking call, so that a second
 // caller's deadline comes late.
-func TestTrap3DeadlineWhileTheHandleIsBusy(t *testing.T) {
+func TestDeadlineWhileTheHandleIsBusy(t *testing.T) {
 	for _, wait := range waits {
 		t.Run(wait.String(), func(t *testing.T) {
 			path := tempPath(t)

@@ -102,7 +102,7 @@ var errShared = sys.Unsupported("another handle has the same open file locked: o
 // come at once, at least one is refused.
 func (l *Flock) sharesOpenFile() error {
 	k, s := l.q.key, l.q.shard
-	var others []*sys.Descriptor
+	var others []*os.File
 	s.mu.Lock()
 	for q := s.queues; q != nil; q = q.next {
 		if q.key.id != k.id || q.key.mechanism != k.mechanism || !q.key.overlaps(k) {
@@ -110,14 +110,13 @@ func (l *Flock) sharesOpenFile() error {
 		}
 		for h := q.holders; h != nil; h = h.nextHolder {
 			if h.borrowed && h != l {
-				d := h.desc
-				others = append(others, &d)
+				others = append(others, h.desc.Made()) // all else of desc is h's alone
 			}
 		}
 	}
 	s.mu.Unlock()
-	for _, d := range others {
-		if l.desc.Same(d) {
+	for _, f := range others {
+		if l.desc.Same(f) {
 			return errShared
 		}
 	}

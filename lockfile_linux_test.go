@@ -78,3 +78,31 @@ func TestOverlappingRangesOfOneOpenFileAreRefused(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Whoever looks for other handles on its open file leaves to those what they are at, such
+// as waiting for another process: for the race detector.
+func TestLockFileBesideOneThatWaits(t *testing.T) {
+	path := tempPath(t)
+	holder := startHolder(t, path, flockctx.Options{Mechanism: flockctx.OFD, Length: 10})
+	for range 100 {
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		must(t, err)
+		g, err := os.OpenFile(path, os.O_RDWR, 0)
+		must(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		waits := async(func() error {
+			_, err := flockctx.LockFile(ctx, f, &flockctx.Options{Mechanism: flockctx.OFD, Length: 10})
+			return err
+		})
+		for flockctx.WaitingOutside() == 0 {
+			l, err := flockctx.TryLockFile(g, &flockctx.Options{Mechanism: flockctx.OFD, Start: 5, Length: 10})
+			if err == nil {
+				l.Close()
+			}
+		}
+		cancel()
+		wantErr(t, soon(t, waits, "LockFile"), context.Canceled)
+		must(t, errors.Join(f.Close(), g.Close()))
+	}
+	holder.must("unlock")
+}

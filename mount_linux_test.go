@@ -271,3 +271,53 @@ func free(path string, m flockctx.Mechanism) bool {
 	}
 	return unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) == nil
 }
+
+// Two files of one number on two mounts are two files.
+func TestSameInodeOnTwoMounts(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("SKIP: mounting needs root")
+	}
+	type file struct {
+		path string
+		dev  uint64
+	}
+	seen := make(map[uint64][]file)
+	for range 2 {
+		dir := t.TempDir()
+		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
+			t.Skip("SKIP: cannot mount a tmpfs: ", err)
+		}
+		t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+		for i := range 5 {
+			path := filepath.Join(dir, fmt.Sprint(i))
+			must(t, os.WriteFile(path, nil, 0o600))
+			var st unix.Stat_t
+			must(t, unix.Stat(path, &st))
+			seen[st.Ino] = append(seen[st.Ino], file{path, uint64(st.Dev)})
+		}
+	}
+	checked := 0
+	for _, files := range seen {
+		if len(files) < 2 {
+			continue
+		}
+		checked++
+		a, err := flockctx.TryLock(files[0].path, nil)
+		must(t, err)
+		b, err := flockctx.TryLock(files[1].path, nil)
+		if err != nil {
+			t.Fatalf("two files with one inode number: %v", err)
+		}
+		s, err := flockctx.LockAll(t.Context(), []string{files[0].path + "x", files[1].path + "x"}, nil)
+		must(t, err)
+		if n := len(s.Files()); n != 2 {
+			t.Errorf("%d files in the set", n)
+		}
+		must(t, s.Close())
+		must(t, b.Close())
+		must(t, a.Close())
+	}
+	if checked == 0 {
+		t.Skip("SKIP: the mounts number their files differently")
+	}
+}

@@ -14,9 +14,9 @@ import (
 	"github.com/flockctx/flockctx"
 )
 
-// Trap 16, first half: mode "w" of a Python library empties the file under another
+// A trap: mode "w" of a Python library empties the file under another
 // holder's lock.
-func TestTrap16TruncationOnlyUnderTheLock(t *testing.T) {
+func TestTruncationOnlyUnderTheLock(t *testing.T) {
 	o := &flockctx.Options{Flag: os.O_RDWR | os.O_CREATE | os.O_TRUNC}
 	content := []byte("content")
 	path := tempPath(t)

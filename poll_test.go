@@ -50,8 +50,8 @@ func TestBackoffIsExact(t *testing.T) {
 	})
 }
 
-// Trap 14: a deadline that fires one poll interval early or late.
-func TestTrap14DeadlineIsExact(t *testing.T) {
+// A trap: a deadline that fires one poll interval early or late.
+func TestDeadlineIsExact(t *testing.T) {
 	for _, foreign := range []bool{false, true} {
 		for _, limit := range []time.Duration{1, ms, 37 * ms, 250 * ms, 10 * time.Second} {
 			path := tempPath(t)
@@ -256,8 +256,8 @@ func TestForgottenHandleOfABubble(t *testing.T) {
 	})
 }
 
-// Trap 6, its first half: a fixed delay wakes late, a delay of 0 burns a core.
-func TestTrap6IntervalsHaveBounds(t *testing.T) {
+// A trap: a fixed delay wakes late, a delay of 0 burns a core.
+func TestIntervalsHaveBounds(t *testing.T) {
 	for _, poll := range []flockctx.Backoff{{Min: 1}, {Min: 1, Max: 1}, {Max: 1}, {Min: ms, Max: -1}} {
 		synctest.Test(t, func(t *testing.T) {
 			b := flockctx.NewBackoff(poll)

@@ -323,9 +323,9 @@ var _ = registerCommand("count", func(args []string) error {
 	return nil
 })
 
-// Trap 6, its second half: a poller starves beside blocking lockers. A wait in the
+// A trap: a poller starves beside blocking lockers. A wait in the
 // kernel gets its turn beside processes that take the lock all the time.
-func TestTrap6NobodyStarves(t *testing.T) {
+func TestNobodyStarves(t *testing.T) {
 	path := tempPath(t)
 	stop := make(chan struct{})
 	var g errgroup.Group
@@ -424,9 +424,9 @@ func TestNoModeStarves(t *testing.T) {
 	wg.Wait()
 }
 
-// Trap 11: a key of inode without device: two files on two mounts taken for one.
+// A trap: a key of inode without device: two files on two mounts taken for one.
 // (Files of one number on two file systems are found, not made.)
-func TestTrap11FilesOfTwoMounts(t *testing.T) {
+func TestFilesOfTwoMounts(t *testing.T) {
 	if a, b := flockctx.Key(1, 7), flockctx.Key(2, 7); a == b {
 		t.Error("files of one inode number on two devices have one key")
 	}

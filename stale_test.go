@@ -51,9 +51,9 @@ func wantCurrent(t *testing.T, l *flockctx.Flock, path string) {
 	}
 }
 
-// Trap 5: the holder unlinks and unlocks; the waiter holds a dead inode, and a
+// A trap: the holder unlinks and unlocks; the waiter holds a dead inode, and a
 // third one locks the new file.
-func TestTrap5LockIsOnTheFileThatThePathNames(t *testing.T) {
+func TestLockIsOnTheFileThatThePathNames(t *testing.T) {
 	queues := flockctx.Queues()
 	for name, change := range changes {
 		for _, mechanism := range mechanisms() {
@@ -169,9 +169,9 @@ func TestReplaceWhileLocked(t *testing.T) {
 	wantCurrent(t, l, path)
 }
 
-// Trap 13: a dangling symlink recursed until the stack overflowed; a symlink and
+// A trap: a dangling symlink recursed until the stack overflowed; a symlink and
 // its target were taken for two locks.
-func TestTrap13Symlinks(t *testing.T) {
+func TestSymlinks(t *testing.T) {
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
 	t.Run("dangling", func(t *testing.T) {
@@ -276,9 +276,9 @@ func TestRunningProgramCanBeLocked(t *testing.T) {
 	must(t, l.Close())
 }
 
-// Trap 16, second half: no check before the open, nothing is truncated through a
+// No check before the open, nothing is truncated through a
 // symlink that must not be followed.
-func TestTrap16NoFollow(t *testing.T) {
+func TestNoFollow(t *testing.T) {
 	dir := t.TempDir()
 	victim, link := filepath.Join(dir, "victim"), filepath.Join(dir, "link")
 	must(t, os.WriteFile(victim, []byte("content"), 0o640))

@@ -63,8 +63,8 @@ func (d *Descriptor) control(fn func(fd uintptr) error) error {
 	return err
 }
 
-// Lock does r at once. The error is nil, ErrBusy, ErrStale where the server has
-// forgotten the file, fs.ErrClosed where the os.File was closed, or the system's.
+// Lock does r at once. The error is nil, ErrBusy, fs.ErrClosed where the os.File was closed,
+// or the system's, which IsGone knows where the server has forgotten the file.
 func (d *Descriptor) Lock(r Request) error {
 	return d.control(func(fd uintptr) error { return lock(fd, r) })
 }
@@ -103,8 +103,9 @@ func (d *Descriptor) Close() error {
 	return Close(d.fd)
 }
 
-// Same reports whether d and o are known to be of the same open file description.
-func (d *Descriptor) Same(o *Descriptor) (same bool) {
+// Same reports whether d and f are known to be of the same open file description.
+func (d *Descriptor) Same(f *os.File) (same bool) {
+	o := Descriptor{file: f, open: true}
 	d.control(func(a uintptr) error {
 		return o.control(func(b uintptr) error {
 			same = sameDescription(a, b)
@@ -123,13 +124,15 @@ func (d *Descriptor) verify(path string) error {
 	if err == nil && id == d.ID {
 		return nil
 	}
-	if _, special := err.(*unsupportedError); err == nil || special || errors.Is(err, fs.ErrNotExist) || isGone(err) {
+	if _, special := err.(*unsupportedError); err == nil || special || errors.Is(err, fs.ErrNotExist) || IsGone(err) {
 		return ErrStale // another file, one that cannot be locked, or none
 	}
 	return err
 }
 
-func isGone(err error) bool {
+// IsGone reports whether err says that a path names no file, or not any more the one that
+// the server knew.
+func IsGone(err error) bool {
 	return slices.ContainsFunc(gone, func(e error) bool { return errors.Is(err, e) })
 }
 

@@ -56,8 +56,6 @@ func meaning(fd uintptr, r Request, err error) error {
 		if r.Op != Unlock && fileSystemOf(fd).kind.deniesBusy() {
 			return ErrBusy
 		}
-	case unix.ESTALE:
-		return ErrStale
 	case unix.EBADF:
 		if isPathOnly(fd) {
 			return &annotated{"the file is open with O_PATH, and such a descriptor cannot be locked", err}

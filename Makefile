@@ -10,13 +10,22 @@ bench:
 	cd bench && go run . $(if $(QUICK),-quick -out quick,-out results)
 	cd bench && go run ./plot -dir $(if $(QUICK),quick,results)
 
-# `make stress` locks under faults for SECONDS seconds, drawn from SEED. What fails
-# says how to repeat it.
+# `make stress` updates a file 10,000 times in processes that are killed, and locks
+# under faults for SECONDS seconds, drawn from SEED. What fails says how to repeat it.
 SECONDS ?= 60
 SEED ?= $(shell date +%s)
 .PHONY: stress
 stress:
+	go test -run 'TestCrash$$' -v -count=1 -timeout 0 ./lockedfile -updates 10000 -seed $(SEED)
 	cd verify && go test -run 'TestStress$$' -v -count=1 -timeout 0 . -seconds $(SECONDS) -seed $(SEED)
+
+# `make environments` runs the library in environments that this machine is not: QEMU's
+# user mode, sandboxes, hosts in other languages, Wine 10, and a guest with NFS and SMB
+# servers. It takes an hour, and 4 GB of the cache; docs/environments.md says more.
+# STEPS="gvisor hosts" runs these, WITHOUT="wine10" all but that.
+.PHONY: environments
+environments:
+	@WITHOUT="$(WITHOUT)" scripts/environments/run $(STEPS)
 
 # `make lint` says what is not well formed, in all modules, scripts and workflows.
 .PHONY: lint

@@ -249,7 +249,13 @@ func TestTwoUpgradesInOneProcess(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		first = async(func() error { return a.Convert(ctx, flockctx.Exclusive) })
 		eventually(t, "it waits", func() bool { return flockctx.Waiters(path, mechanism) == 1 })
-		reader := async(func() error { l, err := flockctx.Lock(t.Context(), path, o); defer l.Close(); return err })
+		reader := async(func() error {
+			l, err := flockctx.Lock(t.Context(), path, o)
+			if err == nil {
+				err = l.Close()
+			}
+			return err
+		})
 		eventually(t, "a reader waits behind it", func() bool { return flockctx.Waiters(path, mechanism) == 2 })
 		cancel()
 		wantErr(t, soon(t, first, "Convert after cancel"), context.Canceled)

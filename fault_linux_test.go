@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -241,7 +242,12 @@ func TestNoOFDLocks(t *testing.T) {
 }
 
 var _ = registerCommand("no-ofd", func(args []string) error {
-	if err := answer(unix.SYS_FCNTL, 32, unix.EINVAL); err != nil { // F_OFD_SETLK is 37
+	fcntl := uintptr(unix.SYS_FCNTL)
+	switch runtime.GOARCH {
+	case "386", "arm":
+		fcntl = 221 // fcntl64(2)
+	}
+	if err := answer(fcntl, 32, unix.EINVAL); err != nil { // F_OFD_SETLK is 37
 		return err
 	}
 	_, err := flockctx.Lock(context.Background(), args[0], &flockctx.Options{Mechanism: flockctx.OFD})

@@ -70,6 +70,7 @@ func TestChdirWhileWaiting(t *testing.T) {
 	holder := mustLock(t, "a", nil)
 	one := newHandle(t, "a", nil)
 	waiting := async(func() error { return one.Lock(t.Context()) })
+	eventually(t, "the handle waits", func() bool { return flockctx.Waiters("a", flockctx.BSD) == 1 })
 	var set *flockctx.Set
 	all := async(func() (err error) {
 		set, err = flockctx.LockAll(t.Context(), []string{"b", "a", "./b"}, nil)

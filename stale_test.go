@@ -65,7 +65,8 @@ func TestLockIsOnTheFileThatThePathNames(t *testing.T) {
 					t.Run(fmt.Sprintf("%s,%v,%v,foreign=%v", name, mechanism, wait, foreign), func(t *testing.T) {
 						path := tempPath(t)
 						o := flockctx.Options{Mechanism: mechanism, Wait: wait}
-						release, waiting := func() {}, func() bool { return flockctx.Waiters(path, mechanism) == 1 }
+						var release func()
+						waiting := func() bool { return flockctx.Waiters(path, mechanism) == 1 }
 						if foreign {
 							holder := startHolder(t, path, o)
 							release = func() { holder.must("unlock") }

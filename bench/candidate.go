@@ -152,7 +152,7 @@ var candidates = []*candidate{
 				return err
 			}
 			h := filemutexHandle{m, shared}
-			if err := h.Lock(nil); err != nil {
+			if err := h.Lock(context.Background()); err != nil {
 				return err
 			}
 			return m.Close()

@@ -4,7 +4,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -68,7 +67,6 @@ func runJob(text string) error {
 type child struct {
 	cmd    *exec.Cmd
 	stdin  io.WriteCloser
-	out    bytes.Buffer
 	stdout *bufio.Reader
 }
 

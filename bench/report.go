@@ -193,12 +193,12 @@ func (b *bench) save(dir string) error {
 // A target is what flockctx wants to reach, as a ratio within one run where that is
 // possible.
 type target struct {
-	text               string
-	scenario, kase     string
-	cand, metric       string
-	other, otherMetric string // "": limit is absolute
-	limit              float64
-	atLeast            bool
+	text           string
+	scenario, kase string
+	cand, metric   string
+	other          string // "": limit is absolute
+	limit          float64
+	atLeast        bool
 }
 
 func (r *record) targets() []target {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"runtime"
 	"testing"
 	"time"
 
@@ -67,13 +68,14 @@ func TestFailedUpgrade(t *testing.T) {
 
 // An upgrade is on the file that the path names too.
 func TestUpgradeOfARemovedFile(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("SKIP: the name of a removed file stays until the file is closed")
+	}
 	path := file(t)
 	for _, taken := range []bool{false, true} {
 		f, other := flock.New(path), flock.New(path)
 		must(t, f.RLock())
-		if err := os.Remove(path); err != nil {
-			t.Skipf("SKIP: an open file cannot be removed: %v", err)
-		}
+		must(t, os.Remove(path))
 		if _, err := f.Stat(); err != nil {
 			t.Errorf("of the locked file: %v", err)
 		}

@@ -27,7 +27,6 @@ import (
 	"io/fs"
 	"os"
 	"sync"
-	"syscall"
 
 	"github.com/flockctx/flockctx"
 )
@@ -40,11 +39,7 @@ type Option func(f *Flock)
 // reading only where writing is refused. O_TRUNC takes effect once the lock is held.
 func SetFlag(flag int) Option {
 	return func(f *Flock) {
-		if flag == os.O_RDONLY {
-			// To flockctx 0 means its default. Every file is opened so anyway:
-			flag = syscall.O_CLOEXEC
-		}
-		f.opts.Flag = flag
+		f.opts.Flag, f.opts.ReadOnly = flag, flag == os.O_RDONLY
 	}
 }
 

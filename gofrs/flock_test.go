@@ -175,6 +175,9 @@ func TestRemovedFile(t *testing.T) {
 
 // A handle that the program forgets while it is locked stays locked.
 func TestForgottenHandle(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("SKIP: the folder of an open file cannot be removed, so the test neither")
+	}
 	path := file(t)
 	func() { must(t, flock.New(path).Lock()) }()
 	for range 3 {

@@ -103,7 +103,9 @@ func TestReadersShareAHandle(t *testing.T) {
 	states(t, f, false, true)
 	must(t, f.Unlock()) // those of goroutines that have ended
 	states(t, f, false, false)
-	took(t, true)(flock.New(path).TryLock())
+	other := flock.New(path)
+	took(t, true)(other.TryLock())
+	must(t, other.Close())
 }
 
 // A Lock that waits holds up no other call.

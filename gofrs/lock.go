@@ -31,7 +31,7 @@ func (f *Flock) RLock() error {
 // program, handle or goroutine has the lock, it returns false and no error; a shared
 // lock of the goroutine remains. Only if that is lost, since another program took it during
 // the upgrade, as flock(2) allows, or since the file was removed, is there an error, which
-// matches [flockctx.ErrNotLocked]. An upgrade may take 1 ms to find out that it must wait.
+// matches [flockctx.ErrNotLocked].
 func (f *Flock) TryLock() (bool, error) {
 	return f.try(flockctx.Exclusive)
 }
@@ -79,7 +79,12 @@ func (f *Flock) acquire(ctx context.Context, m flockctx.Mode, try bool) error {
 	f.mu.Unlock()
 	var lost bool
 	if h != nil && h.Locked() {
-		err := convert(ctx, h, m, try)
+		var err error
+		if try {
+			err = h.TryConvert(m)
+		} else {
+			err = h.Convert(ctx, m)
+		}
 		if err == nil || h.Locked() && (try || ctx.Err() != nil) {
 			return err
 		}
@@ -109,30 +114,6 @@ func (f *Flock) acquire(ctx context.Context, m flockctx.Mode, try bool) error {
 	}
 	f.fh[me] = h
 	return nil
-}
-
-// tryFor is how long a conversion that must not wait may: Convert tries first, and
-// waits only then.
-const tryFor = time.Millisecond
-
-// convert changes the mode of h, which the calling goroutine holds, to m.
-func convert(ctx context.Context, h *flockctx.Flock, m flockctx.Mode, try bool) error {
-	if !try {
-		return h.Convert(ctx, m)
-	}
-	for {
-		ctx, cancel := context.WithTimeout(ctx, tryFor)
-		err := h.Convert(ctx, m)
-		cancel()
-		busy := (*flockctx.BusyError)(nil)
-		switch {
-		case !errors.As(err, &busy) || !h.Locked():
-			return err
-		case busy.Waited > 0:
-			return flockctx.ErrLocked
-		}
-		// The time was over before Convert had tried.
-	}
 }
 
 // Unlock is [Flock.Close], which has that name in flockctx too: Unlock there keeps the

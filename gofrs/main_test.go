@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/flockctx/flockctx/gofrs"
 	"go.uber.org/goleak"
@@ -106,14 +105,4 @@ func elsewhere(fn func()) {
 		fn()
 	}()
 	<-done
-}
-
-// soon waits for ok, which no other event tells of.
-func soon(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("never: %s", what)
-		}
-	}
 }

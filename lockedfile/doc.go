@@ -14,8 +14,9 @@
 //
 // A file that is replaced is another file, with the mode, the owner where the system
 // allows, and on Linux the ACL, the security labels and the user attributes of the
-// old one. Other hard links of the old one keep the old content. Programs that write
-// it in place must do so under a lock of flockctx or flock(2).
+// old one. Other hard links of the old one keep the old content. Who writes the file
+// in place must do so under a lock of [flockctx.Lock], which looks whether the path
+// still names the file that it has locked; flock(2) alone may lock a replaced one.
 //
 // Between machines it is as good as the file system's locks; see docs/semantics.md.
 // docs/lockedfile.md says what each step guarantees.

@@ -7,10 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
-
-	"github.com/flockctx/flockctx"
 )
 
 // maxLinks is how many symbolic links find follows, as Linux does.
@@ -83,43 +80,4 @@ func again(fn func() error) error {
 func markOf(name string) string {
 	sum := sha256.Sum256([]byte(name))
 	return ".flockctx-" + hex.EncodeToString(sum[:8])
-}
-
-// sweep removes what writers left behind that were killed. t is held, so nobody else
-// has content for the file in work, unless he lost it (see target). What cannot be
-// removed, such as the files of others in a sticky directory, stays: it is in
-// nobody's way.
-func (t *target) sweep() {
-	for {
-		names, err := t.folder.Readdirnames(1024)
-		for _, name := range names {
-			if strings.HasPrefix(name, t.mark+"-") {
-				t.dir.Remove(name)
-			} else if name == t.mark && !t.marked {
-				t.sweepMark()
-			}
-		}
-		if err != nil { // io.EOF, mostly
-			return
-		}
-	}
-}
-
-// sweepMark removes a mark that nobody holds. Who holds it is about to find that there
-// is a file, and removes it himself.
-func (t *target) sweepMark() {
-	m := &target{dir: t.dir}
-	var err error
-	m.lock, err = flockctx.TryLock(t.dir.Name()+string(os.PathSeparator)+t.mark, &flockctx.Options{Flag: readOnly})
-	if err != nil {
-		return
-	}
-	defer m.lock.Close()
-	locked, err := m.lock.File().Stat()
-	if err != nil {
-		return
-	}
-	if named, err := lstat(t.dir, t.mark); err == nil && os.SameFile(locked, named) {
-		t.dir.Remove(t.mark)
-	}
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"sync/atomic"
 	"syscall"
 
 	"github.com/flockctx/flockctx"
@@ -15,15 +14,20 @@ import (
 // writer of this package is at it until release.
 //
 //	state of the target          the lock is on             who else gets it
-//	there is a file              the file                   who waited for the file that was replaced
-//	                                                        starts again, on the new one (flockctx)
+//	there is a file              the file, and from the     who waited for the file that was replaced
+//	                             rename on the new one too  starts again, on the new one (flockctx)
 //	there is none                the mark, an empty file    the next one that finds no file; one that
-//	                             beside it                  finds it created starts again, on the file
+//	                             beside it, and the new     finds it created starts again, on the file
+//	                             one as above
 //	Windows, either              the mark                   as above
 //
 // A file cannot be locked before it is there, and to create it empty would show
 // others a part. So the mark stands for the name: it is there while somebody creates
 // the file, and removed by its holder.
+//
+// The new content is locked before it has the name. So there is no instant at which the
+// name is of a file that nobody has locked, until the writer is done: who gets the lock
+// finds a content that is on the disk, and nothing of the writer before.
 //
 // races and their winners:
 //
@@ -35,8 +39,8 @@ import (
 //	two writers, after an outsider has replaced   the second one removes the content that the first one
 //	the file under the first one                  has in work, so that its rename fails: errChanged
 //	a waiter for the mark, and its removal        flockctx: the waiter starts again, with a new mark
-//	a killed holder                               the kernel drops the lock; the next one sweeps
-//	                                              before it adds names of its own
+//	a killed holder                               the kernel drops the locks; the next one removes
+//	                                              what is left (note) before it adds names of its own
 type target struct {
 	path   string          // as given by the caller
 	dir    *os.Root        // the directory that path leads to
@@ -44,7 +48,9 @@ type target struct {
 	name   string          // of the file in dir, where it is no symbolic link
 	mark   string          // how all names begin that this package uses for it in dir
 	lock   *flockctx.Flock // on the file, or on the file named mark
-	marked bool            // on that
+	next   *flockctx.Flock // on the new content
+	marked bool            // lock is on the file named mark
+	noted  bool            // there is a note of the new content
 	old    *os.File        // the file; nil where there is none
 	info   fs.FileInfo     // of old
 }
@@ -56,10 +62,13 @@ const maxRaces = 1000
 // hold locks the file that path leads to.
 func hold(ctx context.Context, path string) (*target, error) {
 	for range maxRaces {
+		if ctx.Err() != nil { // which wins over what the file system says
+			_, err := flockctx.Lock(ctx, path, nil)
+			return nil, err
+		}
 		t := &target{path: path}
-		err := t.holdFile(ctx)
+		err := t.hold(ctx)
 		if err == nil {
-			replaced.Load()
 			return t, nil
 		}
 		t.release()
@@ -70,21 +79,29 @@ func hold(ctx context.Context, path string) (*target, error) {
 	return nil, pathError("lock", path, errChanged)
 }
 
-// replaced orders, for the Go memory model, what a goroutine did before it gave a
-// path to another file, and what the next holder does, whose lock is that file's.
-var replaced atomic.Int64
-
-// holdFile locks the file, or the mark where that is to be locked.
-func (t *target) holdFile(ctx context.Context) (err error) {
-	if !lockItself {
+func (t *target) hold(ctx context.Context) error {
+	info, err := t.find()
+	if err != nil {
+		return err
+	}
+	if info != nil && info.IsDir() {
+		return pathError("replace", t.path, syscall.EISDIR)
+	}
+	if info == nil {
+		// The system may see a file all the same, through a link that only it can
+		// follow, or forbid to follow one.
+		if _, err := os.Stat(t.path); err == nil {
+			return errRace
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return pathError("stat", t.path, err)
+		}
+	}
+	if info == nil || !lockItself {
 		return t.holdMark(ctx)
 	}
-	t.lock, err = flockctx.Lock(ctx, t.path, &flockctx.Options{Flag: os.O_RDWR})
-	if isRefusal(err) { // a file that is read-only, or runs, can be replaced
-		t.lock, err = flockctx.Lock(ctx, t.path, &flockctx.Options{Flag: readOnly})
-	}
+	t.lock, err = lockFile(ctx, t.path, flockctx.Exclusive)
 	if errors.Is(err, fs.ErrNotExist) {
-		return t.holdMark(ctx)
+		return errRace
 	}
 	if err != nil {
 		return err
@@ -92,31 +109,52 @@ func (t *target) holdFile(ctx context.Context) (err error) {
 	if err := t.keepOld(t.lock.File()); err != nil {
 		return err
 	}
-	info, err := t.find()
-	if err != nil {
-		return err
-	}
-	if info == nil || !os.SameFile(info, t.info) {
+	if err = t.unchanged(); err == errChanged {
 		return errRace
 	}
-	return nil
+	return err
 }
 
-// holdMark locks the mark.
-func (t *target) holdMark(ctx context.Context) error {
-	info, err := t.find()
-	if err != nil {
+// lockFile locks the file at path, which must be there. It is opened for reading only:
+// who may not write it may still replace it, and while somebody has a program open for
+// writing nobody can run it. A network file system may refuse to lock such a file.
+func lockFile(ctx context.Context, path string, mode flockctx.Mode) (*flockctx.Flock, error) {
+	l, err := flockctx.Lock(ctx, path, &flockctx.Options{Mode: mode, Flag: readOnly})
+	if pe, ok := err.(*fs.PathError); ok && pe.Op == "lock" && mode == flockctx.Exclusive {
+		return flockctx.Lock(ctx, path, &flockctx.Options{Mode: mode, Flag: os.O_RDWR})
+	}
+	return l, err
+}
+
+// lockNext locks the new content, of which info is, and of which nobody else knows yet.
+func (t *target) lockNext(ctx context.Context, name string, info fs.FileInfo) (err error) {
+	if !lockItself { // the mark is locked all the time
+		return nil
+	}
+	if t.next, err = lockFile(ctx, t.inDir(name), flockctx.Exclusive); err != nil {
 		return err
 	}
-	if info != nil && lockItself {
-		return errRace
+	locked, err := t.next.File().Stat()
+	if err == nil && !os.SameFile(locked, info) {
+		err = errChanged
 	}
-	// Not by the Root, which flockctx does not take: so it is compared. Others must
-	// be able to open it, in a directory in which they may create the file.
-	t.lock, err = flockctx.Lock(ctx, t.dir.Name()+string(os.PathSeparator)+t.mark, &flockctx.Options{Perm: 0o644})
+	return err
+}
+
+// inDir returns the path of a name in the directory, for flockctx, which takes no Root.
+// What it leads to is compared with what the Root has.
+func (t *target) inDir(name string) string {
+	return t.dir.Name() + string(os.PathSeparator) + name
+}
+
+// holdMark locks the mark. Others must be able to open it, in a directory in which they
+// may create the file.
+func (t *target) holdMark(ctx context.Context) (err error) {
+	t.lock, err = flockctx.Lock(ctx, t.inDir(t.mark), &flockctx.Options{Perm: 0o644, Remove: true})
 	if err != nil {
 		return t.lockError(err)
 	}
+	t.marked = true
 	locked, err := t.lock.File().Stat()
 	if err != nil {
 		return pathError("stat", t.path, err)
@@ -125,8 +163,8 @@ func (t *target) holdMark(ctx context.Context) error {
 	if err != nil || !os.SameFile(locked, named) {
 		return errRace
 	}
-	t.marked = true
-	if info, err = lstat(t.dir, t.name); errors.Is(err, fs.ErrNotExist) {
+	info, err := lstat(t.dir, t.name)
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
@@ -160,9 +198,6 @@ func (t *target) keepOld(f *os.File) (err error) {
 	t.old = f
 	if t.info, err = f.Stat(); err != nil {
 		return pathError("stat", t.path, err)
-	}
-	if t.info.IsDir() {
-		return pathError("replace", t.path, syscall.EISDIR)
 	}
 	return nil
 }
@@ -199,15 +234,12 @@ func (t *target) unchanged() error {
 
 // release gives up what hold has got, as far as it did.
 func (t *target) release() {
-	replaced.Add(1)
-	if t.marked {
-		t.dir.Remove(t.mark) // if it cannot be, it is empty, and found by the next one
-	}
 	if t.old != nil && !lockItself { // else it is the lock's
 		t.old.Close()
 	}
-	if t.lock != nil {
-		t.lock.Close()
+	t.unlock()
+	if t.next != nil {
+		t.next.Close()
 	}
 	if t.folder != nil {
 		t.folder.Close()
@@ -217,51 +249,20 @@ func (t *target) release() {
 	}
 }
 
-// isRefusal reports whether err may be that of opening for writing only.
-func isRefusal(err error) bool {
-	_, ok := err.(*fs.PathError)
-	return ok && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.EISDIR)
-}
-
-// holdShared returns the file that path leads to, under a shared lock until release
-// is called.
-func holdShared(ctx context.Context, path string) (f *os.File, release func(), err error) {
-	if !lockItself {
-		return holdSharedMark(ctx, path)
+// unlock releases the lock, but not that of the new content, and removes the mark. It
+// reports whether a mark is left that can be removed later.
+func (t *target) unlock() (left bool) {
+	l := t.lock
+	if l == nil {
+		return false
 	}
-	l, err := flockctx.Lock(ctx, path, &flockctx.Options{Mode: flockctx.Shared, Flag: readOnly})
-	if err != nil {
-		return nil, nil, err
+	t.lock = nil
+	err := l.Close()
+	if err != nil { // the mark may still be there, and locked
+		l.Unlock()
+		l.Close()
 	}
-	replaced.Load()
-	return l.File(), func() { l.Close() }, nil
-}
-
-// holdSharedMark is holdShared where the mark is locked. Where there is none, nobody
-// is writing, and a writer that begins now has not begun before.
-func holdSharedMark(ctx context.Context, path string) (f *os.File, release func(), err error) {
-	for range maxRaces {
-		t := &target{path: path}
-		if _, err = t.find(); err == nil {
-			name := t.dir.Name() + string(os.PathSeparator) + t.mark
-			t.lock, err = flockctx.Lock(ctx, name, &flockctx.Options{Mode: flockctx.Shared, Flag: os.O_RDWR})
-			if errors.Is(err, fs.ErrNotExist) {
-				t.lock, err = nil, nil
-			}
-		}
-		if err == nil {
-			t.old, err = t.dir.Open(t.name)
-		}
-		if err == nil {
-			replaced.Load()
-			return t.old, t.release, nil
-		}
-		t.release()
-		if err != errRace {
-			return nil, nil, t.lockError(err)
-		}
-	}
-	return nil, nil, pathError("lock", path, errChanged)
+	return t.marked && err != nil && !errors.Is(err, fs.ErrPermission)
 }
 
 // readOnly opens for reading, and creates nothing. (Zero, which O_RDONLY is, would be

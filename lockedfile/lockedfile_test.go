@@ -109,6 +109,7 @@ func TestDirectoryAtThePath(t *testing.T) {
 	if err == nil {
 		t.Fatal("read a directory")
 	}
+	wantPathOnce(t, err, path)
 	for _, path := range []string{path, path + string(os.PathSeparator), filepath.Join(path) + string(os.PathSeparator) + "."} {
 		err := lockedfile.Write(t.Context(), path, nil, 0o600)
 		wantErr(t, err, syscall.EISDIR)
@@ -221,6 +222,12 @@ func TestEndedContext(t *testing.T) {
 	}
 	wantContent(t, path, "old")
 	wantNames(t, dir, "file")
+	// Also over what is wrong with the path.
+	for _, path := range []string{dir, filepath.Join(dir, "missing", "file")} {
+		err := lockedfile.Write(ctx, path, nil, 0o600)
+		wantErr(t, err, context.Canceled)
+		wantPathOnce(t, err, path)
+	}
 }
 
 // Goroutines, of this process alone: no update is lost, from the first one on, which
@@ -390,27 +397,57 @@ func TestOutsider(t *testing.T) {
 }
 
 // What killed writers left is removed by the next one of the same file; names of other
-// files stay.
+// files stay. So does what a note of somebody else leads to.
 func TestLeftovers(t *testing.T) {
 	dir := t.TempDir()
 	path, other := filepath.Join(dir, "file"), filepath.Join(dir, "other")
-	leave := func(path string) (names []string) {
-		mark := filepath.Join(dir, lockedfile.MarkOf(filepath.Base(path)))
-		for _, name := range []string{mark, mark + "-LEFT", mark + "-LEFT2"} {
-			must(t, os.WriteFile(name, []byte("part"), 0o600))
-			names = append(names, filepath.Base(name))
+	leave := func(path, note string) (names []string) {
+		mark := lockedfile.MarkOf(filepath.Base(path))
+		for _, name := range []string{mark, mark + "-LEFT"} {
+			must(t, os.WriteFile(filepath.Join(dir, name), []byte("part"), 0o600))
+			names = append(names, name)
+		}
+		if runtime.GOOS != "windows" { // where there are none
+			symlink(t, note, filepath.Join(dir, mark+"-note"))
+			names = append(names, mark+"-note")
 		}
 		return names
 	}
+	others := leave(other, "file")
 	for range 2 { // it is created, and replaced
-		leave(path)
-		others := leave(other)
+		leave(path, lockedfile.MarkOf("file")+"-LEFT")
 		must(t, lockedfile.Write(t.Context(), path, []byte("new"), 0o600))
 		wantContent(t, path, "new")
 		wantNames(t, dir, append(others, "file")...)
 	}
 	must(t, lockedfile.Write(t.Context(), other, []byte("new"), 0o600))
-	wantNames(t, dir, "file", "other")
+	wantContent(t, path, "new")
+	wantContent(t, filepath.Join(dir, "other"), "new")
+	if runtime.GOOS == "windows" {
+		wantNames(t, dir, "file", "other")
+	} else {
+		wantNames(t, dir, others[1], "file", "other")
+	}
+}
+
+// The first writer after the system began finds what has no note.
+func TestLeftoversOfALossOfPower(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("the system does not tell when it began")
+	}
+	dir := t.TempDir()
+	path := filepath.Join(dir, "file")
+	for _, began := range []bool{true, false} {
+		must(t, os.WriteFile(path, []byte("old"), 0o600))
+		names := []string{lockedfile.MarkOf("file") + "-LEFT", "file"}
+		must(t, os.WriteFile(filepath.Join(dir, names[0]), []byte("part"), 0o600))
+		if began {
+			must(t, os.Chtimes(path, time.Unix(1e9, 0), time.Unix(1e9, 0)))
+			names = names[1:]
+		}
+		must(t, lockedfile.Write(t.Context(), path, []byte("new"), 0o600))
+		wantNames(t, dir, names...)
+	}
 }
 
 // A name as long as the system allows has room for the names beside it.

@@ -84,6 +84,9 @@ func fillUp(dir string, want error) error {
 	}
 	// What a killed writer left is removed before the new content needs its room.
 	left := filepath.Join(dir, lockedfile.MarkOf("file")+"-LEFT")
+	if err := os.Symlink(filepath.Base(left), filepath.Join(dir, lockedfile.MarkOf("file")+"-note")); err != nil {
+		return err
+	}
 	if err := os.WriteFile(left, big, 0o600); err == nil {
 		return errors.New("the file system is larger than this test thinks")
 	}

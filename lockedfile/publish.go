@@ -12,12 +12,12 @@ import (
 const lockItself = true
 
 // publish gives the target's name to the file named name, of which info is, in one
-// step. On an error the target is what it was; errChanged if that is not what was locked.
+// step; the other name may stay. On an error the target is what it was; errChanged if
+// that is not what was locked.
 func (t *target) publish(name string, info fs.FileInfo) error {
 	if err := t.unchanged(); err != nil {
 		return err
 	}
-	replaced.Add(1)
 	err := t.move(name)
 	if err == nil {
 		return nil
@@ -25,7 +25,6 @@ func (t *target) publish(name string, info fs.FileInfo) error {
 	// A server that gets a request twice, because its first answer was lost, refuses it
 	// the second time: what counts is what is there.
 	if now, lerr := lstat(t.dir, t.name); lerr == nil && os.SameFile(now, info) {
-		t.dir.Remove(name)
 		return nil
 	}
 	// With ErrNotExist, another writer, who has the lock by now, removed the new content.
@@ -41,9 +40,6 @@ func (t *target) move(name string) error {
 		// it by now: rename(2) would replace that. Where there are no hard links, the
 		// look before has to do.
 		err := again(func() error { return t.dir.Link(name, t.name) })
-		if err == nil {
-			t.dir.Remove(name)
-		}
 		if err == nil || errors.Is(err, fs.ErrExist) {
 			return err
 		}

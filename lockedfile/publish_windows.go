@@ -23,7 +23,6 @@ func (t *target) publish(name string, _ fs.FileInfo) error {
 	if err := t.unchanged(); err != nil {
 		return err
 	}
-	replaced.Add(1)
 	flags := uint32(windows.MOVEFILE_WRITE_THROUGH)
 	if t.old != nil {
 		t.old.Close()

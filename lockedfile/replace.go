@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+
+	"github.com/flockctx/flockctx"
 )
 
 // A Pending is new content that is being written. The file that it is for stays as
@@ -14,8 +16,10 @@ import (
 type Pending struct {
 	target *target
 	file   *os.File // the new content; nil once it is closed
-	name   string   // of file, in the target's directory; empty once it is gone
-	err    error    // of a Write: what was written is not whole
+	info   fs.FileInfo
+	name   string // of file, in the target's directory
+	err    error  // of a Write: what was written is not whole
+	placed bool   // it is the target's by now
 	done   bool
 }
 
@@ -30,21 +34,30 @@ type Pending struct {
 // [*fs.PathError] with the step that failed. On an error nothing has changed and
 // nothing is held.
 //
-// The caller must be allowed to list and change the directory, and to read or write
-// the file. perm is for the nine permission bits only.
+// The caller must be allowed to list and change the directory, and to read the
+// file. perm has the nine permission bits only, and lets the owner read.
 func Replace(ctx context.Context, path string, perm fs.FileMode) (*Pending, error) {
 	t, err := hold(ctx, path)
 	if err != nil {
 		return nil, err
 	}
-	t.sweep()
 	if t.old != nil {
 		perm = 0o600 // until it gets those of the old one: nobody else reads a part
 	}
 	p := &Pending{target: t, name: t.mark + "-" + rand.Text()}
+	t.note(p.name)
 	p.file, err = t.dir.OpenFile(p.name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
+	if err == nil {
+		p.info, err = p.file.Stat()
+	}
+	if err == nil {
+		err = t.lockNext(ctx, p.name, p.info)
+	}
 	if err != nil {
-		t.release()
+		p.Close()
+		if _, busy := err.(*flockctx.BusyError); busy {
+			return nil, t.lockError(err)
+		}
 		return nil, pathError("create", path, err)
 	}
 	return p, nil
@@ -102,19 +115,15 @@ func (p *Pending) commit() error {
 	if err := p.file.Sync(); err != nil {
 		return pathError("sync", t.path, err)
 	}
-	info, err := p.file.Stat()
-	if err != nil {
-		return pathError("stat", t.path, err)
-	}
-	err = p.file.Close()
+	err := p.file.Close()
 	p.file = nil
 	if err != nil {
 		return pathError("close", t.path, err)
 	}
-	if err := t.publish(p.name, info); err != nil {
+	if err := t.publish(p.name, p.info); err != nil {
 		return err
 	}
-	p.name = ""
+	p.placed = true
 	if err := t.sync(); err != nil {
 		return &DurabilityError{Path: t.path, Err: cause(err)}
 	}
@@ -133,13 +142,23 @@ func (p *Pending) Close() error {
 	if p.file != nil {
 		p.file.Close()
 	}
-	var err error
-	if p.name != "" {
-		err = p.target.dir.Remove(p.name)
+	t := p.target
+	err := t.dir.Remove(p.name) // after a rename it is not there
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
 	}
-	p.target.release()
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return pathError("remove the new content of", p.target.path, err)
+	// The note goes last of what it tells of, and while nobody else can have made his:
+	// there is still the lock, or that of the new content, which has the name.
+	left := err != nil
+	if p.placed && lockItself {
+		left = t.unlock() || left
+	}
+	if !left {
+		t.forget()
+	}
+	t.release()
+	if err != nil {
+		return pathError("remove the new content of", t.path, err)
 	}
 	return nil
 }

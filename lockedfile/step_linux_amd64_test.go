@@ -77,9 +77,12 @@ func TestErrorAtEachSystemCall(t *testing.T) {
 					entries, err := os.ReadDir(dir)
 					must(t, err)
 					for _, e := range entries {
-						// A Lock that fails leaves the mark that it created.
-						isMark := e.Name() == lockedfile.MarkOf("file") && (name == "fstat" || name == "flock")
-						if e.Name() != "file" && name != "unlinkat" && !isMark {
+						// A Lock that fails leaves the mark that it created, and so does one
+						// that cannot see that the mark is its own.
+						isMark := name == "fstat" || name == "flock" || name == "newfstatat" && outcome == "nil"
+						isMark = isMark && strings.HasPrefix(lockedfile.MarkOf("file")+"-note", e.Name())
+						isNote := name == "close" && e.Name() == lockedfile.MarkOf("file")+"-note"
+						if e.Name() != "file" && name != "unlinkat" && !isMark && !isNote {
 							t.Error(where, "- left behind:", e.Name())
 						}
 					}

@@ -4,13 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/flockctx/flockctx"
 	"github.com/flockctx/flockctx/internal/syscallstep"
 	"github.com/flockctx/flockctx/lockedfile"
+	"golang.org/x/sys/unix"
 )
 
 // What one Update does, system call by system call: the process is killed at each, and
@@ -133,6 +136,39 @@ func TestKilledAtEachSystemCall(t *testing.T) {
 			t.Logf("killed at each step, there was: %v", left)
 			if !renamed || left["new, and 0 more"] == 0 || len(left) < 3 {
 				t.Error("the steps do not cover the way")
+			}
+		})
+	}
+}
+
+// From the grant to its end an Update has locked whatever the path names: while it makes
+// and removes names, and until the directory is synced. So who gets the lock finds what
+// survives a loss of power, and nobody else's names.
+func TestLockedWithoutAGap(t *testing.T) {
+	canTrace(t)
+	for _, scenario := range stepScenarios {
+		t.Run(scenario.name, func(t *testing.T) {
+			_, path := stepDir(t, scenario.exists)
+			calls := map[string]int{}
+			must(t, syscallstep.Run(newCommand(t, "update", path), func(s syscallstep.Step) syscallstep.Action {
+				name, ok := map[int]string{
+					unix.SYS_SYMLINKAT: "symlinkat", unix.SYS_LINKAT: "linkat", unix.SYS_UNLINKAT: "unlinkat", unix.SYS_FSYNC: "fsync",
+				}[s.Call]
+				if !ok {
+					return syscallstep.Action{}
+				}
+				calls[name]++
+				l, err := flockctx.TryLock(path, &flockctx.Options{Flag: os.O_RDWR})
+				if err == nil {
+					l.Close()
+				}
+				if !errors.Is(err, flockctx.ErrLocked) && !errors.Is(err, fs.ErrNotExist) {
+					t.Errorf("step %d, %s: %v", s.N, name, err)
+				}
+				return syscallstep.Action{}
+			}))
+			if calls["fsync"] != 2 || calls["symlinkat"] != 1 || calls["unlinkat"] < 2 {
+				t.Errorf("calls: %v", calls)
 			}
 		})
 	}

@@ -84,6 +84,28 @@ func (d *dirLocker) lock(ctx context.Context, name string, m Mode, take func(str
 	return h, nil
 }
 
+// Holders tells what the kernel knows, on Linux; elsewhere the error matches
+// errors.ErrUnsupported.
+func (d *dirLocker) Holders(ctx context.Context, name string) ([]Holder, error) {
+	err := CheckName(name)
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("locker: holders of %.64q: %w", name, err)
+	}
+	files, err := flockctx.Holders(filepath.Join(d.dir, fileName(name)))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // nobody has locked it yet
+	}
+	host, _ := os.Hostname()
+	var all []Holder
+	for _, f := range files {
+		all = append(all, Holder{Mode: f.Mode, Waiting: f.Waiting, Host: host, PID: f.PID, Note: f.Command})
+	}
+	return all, err
+}
+
 type dirHeld struct {
 	file   *flockctx.Flock
 	ctx    context.Context

@@ -77,3 +77,39 @@ func TestDirCannotRemove(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestDirHolders(t *testing.T) {
+	l := locker.Dir(filepath.Join(t.TempDir(), "locks"), nil)
+	holders := func(name string) []locker.Holder {
+		t.Helper()
+		all, err := l.(locker.Inspector).Holders(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
+	if all := holders("a/b"); len(all) > 0 {
+		t.Errorf("of a name that was never locked: %+v", all)
+	}
+	h, err := l.Lock(t.Context(), "a/b", locker.Shared)
+	if err != nil {
+		t.Fatal(err)
+	}
+	host, _ := os.Hostname()
+	all := holders("a/b")
+	if len(all) != 1 || all[0].PID != os.Getpid() || all[0].Mode != locker.Shared || all[0].Host != host || all[0].Waiting || all[0].Note == "" {
+		t.Errorf("of a held lock: %+v", all)
+	}
+	h.Unlock(t.Context())
+	if all := holders("a/b"); len(all) > 0 {
+		t.Errorf("of a released lock: %+v", all)
+	}
+	if _, err := l.(locker.Inspector).Holders(t.Context(), ""); err == nil {
+		t.Error("of an empty name")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := l.(locker.Inspector).Holders(ctx, "a/b"); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}

@@ -107,7 +107,6 @@ type lossyHeld struct {
 	locker.Held
 	ctx  context.Context
 	lose context.CancelCauseFunc
-	gone bool
 }
 
 func (l *lossy) Lock(ctx context.Context, name string, m locker.Mode) (locker.Held, error) {

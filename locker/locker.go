@@ -36,6 +36,12 @@ const (
 
 // A Locker locks names. Its methods are safe for concurrent use. Every grant is one
 // of its own: a name that is locked twice through one Locker excludes itself.
+//
+// A Locker that can say who holds a name is an [Inspector]. One that keeps something
+// open between locks, such as connections, is an [io.Closer]: after Close, calls of
+// Lock and TryLock, also those that wait, fail with an error that matches
+// [io/fs.ErrClosed]; locks that are held stay so until their Unlock, which works as before.
+// Close does not wait for them, and can be repeated.
 type Locker interface {
 	// Lock locks name in mode m, waiting until ctx is done. ctx governs the
 	// wait, not the lock, whose own context has ctx's values.
@@ -45,7 +51,14 @@ type Locker interface {
 	// [context.Cause](ctx); a ctx that is done on entry always fails so. A place
 	// in an engine's queue that is lost with the connection fails with an error
 	// that matches [ErrLost]. A mode that the engine lacks matches
-	// [errors.ErrUnsupported]. On any error nothing is held. What the call left on
+	// [errors.ErrUnsupported].
+	//
+	// A server that cannot be reached, or cannot serve for now, is asked again and
+	// again until ctx ends or, where ctx has no deadline, for 10 s. The error then
+	// matches [ErrUnavailable], besides ctx.Err() if that was it. Once the call has
+	// its place in the engine's queue, ctx alone ends the wait.
+	//
+	// On any error nothing is held. What the call left on
 	// a server frees itself: at once where the server can be reached, else as
 	// [Traits].Cleanup says.
 	Lock(ctx context.Context, name string, m Mode) (Held, error)
@@ -139,6 +152,10 @@ var (
 	// ErrUnsure says that a release was not answered. The lock frees itself, if it
 	// had not been lost before.
 	ErrUnsure = errors.New("locker: release not confirmed")
+
+	// ErrUnavailable says that no server of the engine could be reached in time, or
+	// none that can serve for now. It is worth trying again.
+	ErrUnavailable = errors.New("locker: unavailable")
 
 	// ErrDeadlock says that a Lock waited, through whatever other holders, for a
 	// lock under which it was called: with the context of its Held, or with one

@@ -14,11 +14,11 @@ require github.com/gofrs/flock v0.13.2
 
 require github.com/hanwen/go-fuse/v2 v2.12.1
 
-require github.com/rogpeppe/go-internal v1.16.0
-
 require (
-	github.com/google/renameio/v2 v2.0.2 // indirect
-	github.com/moby/sys/atomicwriter v0.1.0 // indirect
-	github.com/moby/sys/sequential v0.6.0 // indirect
-	github.com/natefinch/atomic v1.0.1 // indirect
+	github.com/google/renameio/v2 v2.0.2
+	github.com/moby/sys/atomicwriter v0.1.0
+	github.com/natefinch/atomic v1.0.1
+	github.com/rogpeppe/go-internal v1.16.0
 )
+
+require github.com/moby/sys/sequential v0.6.0 // indirect

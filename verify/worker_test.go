@@ -433,7 +433,7 @@ func (c *client) operate() {
 	shared := e.Shared
 	incs := c.work(l.File(), t, shared)
 	if c.Plan.Convert && !common && c.chance(30) {
-		held := true
+		var held bool
 		if shared, held = c.convert(l, t, shared, e.ID, incs); !held {
 			if err := l.Close(); err != nil {
 				c.complain("close after a lost convert: %v", err)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
@@ -201,7 +202,7 @@ cat n; rm n; ls`)
 func TestOptionsAreDocumented(t *testing.T) {
 	long := []string{
 		"shared", "exclusive", "unlock", "nonblock", "wait", "timeout", "conflict-exit-code", "close", "command",
-		"no-fork", "fd", "fcntl", "start", "length", "also", "remove", "verbose", "quiet", "list", "json", "probe", "help", "version",
+		"no-fork", "fd", "fcntl", "start", "length", "also", "slots", "remove", "verbose", "quiet", "list", "json", "probe", "help", "version",
 	}
 	read := func(name string) string {
 		b, err := os.ReadFile(name)
@@ -274,6 +275,7 @@ _flockctx flockctx "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}"; pr
 		{[]string{"flockctx", "-w", "5", "x.lock", "git", "ch"}, []string{"offset:4"}},
 		{[]string{"flockctx", "--wait", "=", "5", "setpri"}, []string{""}},
 		{[]string{"flockctx", "--wait", "=", "5", "f", "setpri"}, []string{"setpriv"}},
+		{[]string{"flockctx", "--slots", "4", "main.g"}, []string{"main.go"}},
 		{[]string{"flockctx", "-nw", "5", "main.g"}, []string{"main.go"}},
 		{[]string{"flockctx", "--also", "=", "main.g"}, []string{"main.go"}},
 		{[]string{"flockctx", "--fd", "9", "--exc"}, []string{"--exclusive"}},
@@ -339,6 +341,46 @@ func TestInTheWay(t *testing.T) {
 	} {
 		if got := inTheWay(c.h, &c.r); got != c.want {
 			t.Errorf("%+v, %+v: %v; want %v", c.h, c.r, got, c.want)
+		}
+	}
+}
+
+func TestVersion(t *testing.T) {
+	b := &debug.BuildInfo{}
+	if v := versionOf(b); v != "(devel)" {
+		t.Errorf("nothing known: %s", v)
+	}
+	b.Main.Version = "v1.2.3"
+	if v := versionOf(b); v != "v1.2.3" {
+		t.Errorf("a release: %s", v)
+	}
+	b.Settings = []debug.BuildSetting{{Key: "vcs.revision", Value: "abc"}, {Key: "vcs.modified", Value: "false"}}
+	if v := versionOf(b); v != "v1.2.3 (commit abc)" {
+		t.Errorf("a checkout: %s", v)
+	}
+	b.Settings[1].Value = "true"
+	if v := versionOf(b); v != "v1.2.3 (commit abc, with changes)" {
+		t.Errorf("a checkout with changes: %s", v)
+	}
+}
+
+func TestFit(t *testing.T) {
+	const held = ": held by pid 4711 (rsync -a src dst)" + timeMark + " since 3 s" + timeMark
+	for _, c := range []struct {
+		path, rest string
+		n          int
+		want       string
+	}{
+		{"x.lock", held, 79, "waiting for x.lock: held by pid 4711 (rsync -a src dst) since 3 s"},
+		{"/var/lib/a/long/way/to/x.lock", held, 79, "waiting for …/long/way/to/x.lock: held by pid 4711 (rsync -a src dst) since 3 s"},
+		{"/var/lib/a/long/way/to/x.lock", held, 65, "waiting for …g/way/to/x.lock: held by pid 4711 (rsync…) since 3 s"},
+		{"/var/lib/a/long/way/to/x.lock", held, 50, "held by pid 4711 (rsync -a src dst) since 3 s"},
+		{"/var/lib/a/long/way/to/x.lock", held, 39, "held by pid 4711 (rsync -a …) since 3 s"},
+		{"/var/lib/a/long/way/to/x.lock", " (3 s)", 39, "waiting for …a/long/way/to/x.lock (3 s)"},
+	} {
+		got := fit("waiting for ", c.path, c.rest, c.n)
+		if got != c.want || columns([]rune(got)) > c.n {
+			t.Errorf("fit(%q, %q, %d) = %q; want %q", c.path, c.rest, c.n, got, c.want)
 		}
 	}
 }

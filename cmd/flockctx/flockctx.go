@@ -72,8 +72,29 @@ func (c *command) print(text string) int {
 }
 
 func version() string {
-	if b, ok := debug.ReadBuildInfo(); ok && b.Main.Version != "" {
-		return b.Main.Version
+	b, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "(devel)"
 	}
-	return "(devel)"
+	return versionOf(b)
+}
+
+// versionOf returns the version that was built, and of which commit.
+func versionOf(b *debug.BuildInfo) string {
+	v, commit, changed := b.Main.Version, "", ""
+	if v == "" {
+		v = "(devel)"
+	}
+	for _, s := range b.Settings {
+		switch {
+		case s.Key == "vcs.revision":
+			commit = s.Value
+		case s.Key == "vcs.modified" && s.Value == "true":
+			changed = ", with changes"
+		}
+	}
+	if commit == "" {
+		return v
+	}
+	return v + " (commit " + commit + changed + ")"
 }

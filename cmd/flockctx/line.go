@@ -50,6 +50,41 @@ func runeColumns(r rune) int {
 	return 1
 }
 
+const (
+	// leastPath is how many columns of a path stay where the line is too long.
+	leastPath = 16
+
+	// narrow is the width of a terminal that has no room for both.
+	narrow = 60
+)
+
+// fit makes the line of prefix, paths and rest that has n columns at most. Who is in the
+// way matters most: the path gives way first, to its end, and on a narrow terminal the
+// whole of it.
+func fit(prefix, paths, rest string, n int) string {
+	plain := strings.ReplaceAll(rest, timeMark, "")
+	room := n - columns([]rune(prefix+plain))
+	if columns([]rune(paths)) > room {
+		paths = tail(paths, max(room, leastPath))
+	}
+	if holder, ok := strings.CutPrefix(rest, ": "); ok && n < narrow && columns([]rune(paths)) > room {
+		return cut(holder, n)
+	}
+	return cut(prefix+paths+rest, n)
+}
+
+// tail shortens s to its last n columns.
+func tail(s string, n int) string {
+	r := []rune(s)
+	if columns(r) <= n {
+		return s
+	}
+	for len(r) > 0 && columns(r) > n-1 {
+		r = r[1:]
+	}
+	return "…" + string(r)
+}
+
 // cut shortens the line to n columns. The command of a holder gives way, so that
 // the time at the end stays in sight.
 func cut(line string, n int) string {

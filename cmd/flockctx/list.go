@@ -12,6 +12,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/flockctx/flockctx"
+	"github.com/flockctx/flockctx/semaphore"
 )
 
 // entry is a lock in the output of --list --json.
@@ -131,6 +132,11 @@ func writeTable(out *bytes.Buffer, hs []flockctx.Holder) {
 
 // extent describes the range of a lock.
 func extent(h flockctx.Holder) string {
+	if slot, ok := semaphore.SlotOf(h); ok && slot < 0 {
+		return "any slot"
+	} else if ok {
+		return fmt.Sprintf("slot %d", slot)
+	}
 	switch {
 	case h.Start == 0 && h.Length == 0:
 		return "all"

@@ -41,6 +41,7 @@ Options:
      --start <offset>     starting offset for lock (implies --fcntl)
      --length <number>    number of bytes to lock (implies --fcntl)
      --also <file>        lock this file too, all or none; may be repeated
+     --slots <number>     let so many in at a time; the command gets FLOCKCTX_SLOT
      --remove             remove the lock file at the end
      --verbose            say how long it took, and who is in the way
      --quiet              no line on the terminal about who is in the way
@@ -67,6 +68,7 @@ type options struct {
 	start, length int64
 	fd            int // -1: none
 	also          []string
+	slots         int // 0: a lock
 	remove        bool
 	verbose       bool
 	quiet         bool
@@ -189,6 +191,7 @@ func parse(args []string) (*options, error) {
 			return err
 		}, later},
 		{"also", "", true, func(s string) error { o.also = append(o.also, s); return nil }, ours},
+		{"slots", "", true, func(s string) (err error) { o.slots, err = parseSlots(s); return err }, ours},
 		{"remove", "", false, flag(&o.remove), ours},
 		{"quiet", "", false, flag(&o.quiet), ours},
 		{"list", "", false, flag(&o.list), ours},
@@ -305,7 +308,7 @@ func (o *options) check() error {
 		if len(args) == 0 {
 			return usagef("requires file descriptor, file or directory")
 		}
-		if len(args) == 1 {
+		if len(args) == 1 && o.slots == 0 {
 			var err error
 			o.fd, err = parseFD(args[0])
 			if err != nil {
@@ -322,6 +325,9 @@ func (o *options) check() error {
 	if len(o.also) > 0 && o.unlock {
 		return usagef("the --also and --unlock options are incompatible")
 	}
+	if err := o.checkSlots(args); err != nil {
+		return err
+	}
 	switch {
 	case len(args) == 0:
 		if o.inherited {
@@ -336,6 +342,31 @@ func (o *options) check() error {
 		o.command = args
 	}
 	return nil
+}
+
+// checkSlots finds what does not go with --slots; command are the operands behind the
+// file.
+func (o *options) checkSlots(command []string) error {
+	other := ""
+	switch {
+	case o.slots == 0:
+		return nil
+	case !o.named || len(command) == 0:
+		return usagef("--slots needs a file and a command")
+	case o.unlock:
+		other = "unlock"
+	case o.mode == flockctx.Shared:
+		other = "shared"
+	case len(o.also) > 0:
+		other = "also"
+	case o.remove:
+		other = "remove"
+	case o.start != 0 || o.length != 0:
+		return usagef("--slots takes no range of bytes")
+	default:
+		return nil
+	}
+	return usagef("the --slots and --%s options are incompatible", other)
 }
 
 func btoi(b bool) int {
@@ -377,6 +408,14 @@ func parseStatus(s string) (int, error) {
 	}
 	if n < 0 || n > 255 {
 		return 0, usagef("exit code out of range (expected 0 to 255)")
+	}
+	return n, nil
+}
+
+func parseSlots(s string) (int, error) {
+	n, err := parseInt32(s)
+	if err != nil || n < 1 || n > 1<<30 {
+		return 0, usagef("invalid number of slots: '%s'", s)
 	}
 	return n, nil
 }

@@ -266,6 +266,32 @@ func TestWaitLineIsCut(t *testing.T) {
 	}
 }
 
+// On a narrow terminal the path gives way to who holds the lock.
+func TestWaitLineOnNarrowTerminal(t *testing.T) {
+	t.Parallel()
+	f := filepath.Join(t.TempDir(), strings.Repeat("deep/", 20), "x.lock")
+	if err := os.MkdirAll(filepath.Dir(f), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	h := holder(t, f, "sleep", "3333")
+	for _, columns := range []uint16{40, 80, 100} {
+		x := newTerminal(t, columns)
+		cmd := exec.Command(flockctxPath, f, "true")
+		cmd.Stderr = x.slave
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the line is shown", func() bool { return strings.Contains(x.raw(), "\x1b[K") })
+		want := fmt.Sprintf("held by pid %d (sleep", h.Process.Pid)
+		lines := x.screen()
+		if len(lines) != 1 || !strings.Contains(lines[0], want) || !strings.HasSuffix(lines[0], " s") || columns >= 80 && !strings.Contains(lines[0], "x.lock: ") {
+			t.Errorf("%d columns: %q; want one line with %q", columns, lines, want)
+		}
+		cmd.Process.Signal(syscall.SIGTERM)
+		cmd.Wait()
+	}
+}
+
 func TestQuiet(t *testing.T) {
 	t.Parallel()
 	f := filepath.Join(t.TempDir(), "x.lock")
@@ -319,7 +345,7 @@ func TestRedirectedOutput(t *testing.T) {
 	if got := run(waiting, "--verbose"); got != waiting {
 		t.Errorf("--verbose: %q; want %q", got, waiting)
 	}
-	timeout := "flockctx: timeout while waiting to get lock: " + held + "\n"
+	timeout := "flockctx: timeout while waiting to get lock on " + f + ": held by " + held + "\n"
 	if got := run("", "--verbose", "-w", "0.5"); strings.TrimPrefix(got, waiting) != timeout {
 		t.Errorf("--verbose -w: %q; want %q", got, timeout)
 	}
@@ -327,7 +353,7 @@ func TestRedirectedOutput(t *testing.T) {
 		t.Errorf("without --verbose: %q", got)
 	}
 	out, _ := exec.Command(flockctxPath, "-n", "--verbose", f, "true").CombinedOutput()
-	if want := "flockctx: failed to get lock: "; !strings.HasPrefix(string(out), want) || !strings.Contains(string(out), fmt.Sprint(h.Process.Pid)) {
+	if want := "flockctx: failed to get lock on " + f + ": held by pid "; !strings.HasPrefix(string(out), want) || !strings.Contains(string(out), fmt.Sprint(h.Process.Pid)) {
 		t.Errorf("-n: %q; want %q and the process", out, want)
 	}
 }

@@ -21,12 +21,14 @@ import (
 func (c *command) lockAndRun(ctx context.Context, o *options) int {
 	started := time.Now()
 	l := &lock{command: c, options: o, started: started}
-	code := exitOK
+	var code int
 	switch {
 	case !o.named:
 		code = l.descriptor(ctx)
 	case o.unlock || o.timeout.invalid:
 		code = l.openOnly()
+	case o.slots > 0:
+		code = l.slot(ctx)
 	case len(o.also) > 0:
 		code = l.several(ctx)
 	default:
@@ -40,7 +42,7 @@ func (c *command) lockAndRun(ctx context.Context, o *options) int {
 		return exitSystem
 	}
 	if o.verbose {
-		c.say("getting lock took %.6f seconds", time.Since(started).Seconds())
+		c.say("getting %s took %.6f seconds", l.what(), time.Since(started).Seconds())
 	}
 	if o.command == nil {
 		return exitOK
@@ -83,7 +85,7 @@ func (l *lock) request() *flockctx.Options {
 	r := &flockctx.Options{Mode: l.mode, Perm: 0o666, Flag: os.O_RDONLY | os.O_CREATE}
 	if l.fcntl {
 		r.Mechanism, r.Start, r.Length = flockctx.OFD, l.start, l.length
-		if l.mode == flockctx.Exclusive {
+		if l.mode == flockctx.Exclusive && !l.unlock {
 			r.Flag = os.O_WRONLY | os.O_CREATE
 		}
 	}
@@ -284,7 +286,7 @@ func (l *lock) wait(ctx context.Context, err error, paths []string, take func(co
 	}
 	if l.nonblock || l.timeout.set && l.timeout.d == 0 {
 		if l.verbose {
-			l.say("failed to get lock%s", after(": ", heldByNow(paths, l.request())))
+			l.say("failed to get %s%s", l.wanted(names(paths)), after(": held by ", heldByNow(paths, l.inTheWay)))
 		}
 		l.ended = true
 		return l.conflict
@@ -306,7 +308,7 @@ func (l *lock) wait(ctx context.Context, err error, paths []string, take func(co
 		return 128 + int(sig.signal)
 	case errors.Is(err, context.DeadlineExceeded):
 		if l.verbose {
-			l.say("timeout while waiting to get lock%s", after(": ", heldByNow(paths, l.request())))
+			l.say("timeout while waiting to get %s%s", l.wanted(names(paths)), after(": held by ", heldByNow(paths, l.inTheWay)))
 		}
 		l.ended = true
 		return l.conflict
@@ -523,7 +525,7 @@ func (l *lock) remove() {
 		switch {
 		case errors.Is(err, flockctx.ErrLocked):
 			if l.verbose {
-				l.say("%s is locked%s, and was not removed", name, after(": ", heldByNow([]string{name}, r)))
+				l.say("%s is locked, and was not removed%s", name, after(": held by ", heldByNow([]string{name}, func(h flockctx.Holder) bool { return inTheWay(h, r) })))
 			}
 		case err != nil && !errors.Is(err, fs.ErrNotExist):
 			l.say("cannot remove %s: %v", name, reason(err))

@@ -27,7 +27,11 @@ func dieByDefault() {
 	for _, s := range fatal {
 		switch s {
 		case unix.SIGHUP, unix.SIGINT, unix.SIGTERM:
-			continue // of these the runtime dies as well
+			// Of these the runtime dies as well; but as process 1 of a container it has
+			// no handlers, as flock(1), and the kernel then delivers it none of them.
+			if os.Getpid() != 1 {
+				continue
+			}
 		}
 		if isIgnored(s) {
 			signal.Ignore(s)

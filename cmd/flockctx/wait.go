@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/flockctx/flockctx"
+	"github.com/flockctx/flockctx/semaphore"
 )
 
 // watch says on standard error who holds the lock, while another goroutine waits
@@ -17,7 +18,10 @@ import (
 // line that it rewrites and finally takes away; elsewhere with --verbose only, and
 // once for each holder.
 func (l *lock) watch(paths []string) (done func()) {
-	w := &watcher{out: l.stderr, started: time.Now(), since: make(map[int]time.Time)}
+	w := &watcher{out: l.stderr, prefix: "waiting for ", started: time.Now(), since: make(map[int]time.Time)}
+	if l.slots > 0 {
+		w.prefix += "a slot of "
+	}
 	w.terminal, _ = l.stderr.(*os.File)
 	if w.terminal != nil && width(w.terminal) == 0 {
 		w.terminal = nil
@@ -38,7 +42,7 @@ func (l *lock) watch(paths []string) (done func()) {
 			case <-time.After(pause):
 			}
 			began := time.Now()
-			w.show(names(paths), heldBy(paths, l.request(), w.seen))
+			w.show(names(paths), heldBy(paths, l.inTheWay, w.seen))
 			w.begun = true
 			// Whatever it costs to ask all processes, it is 2 % of a core at most.
 			pause = max(time.Second, 50*time.Since(began))
@@ -64,6 +68,7 @@ func (l *lock) watch(paths []string) (done func()) {
 type watcher struct {
 	out      io.Writer
 	terminal *os.File // out, if it is a terminal
+	prefix   string
 	started  time.Time
 	since    map[int]time.Time // when a process was first seen with the lock
 	begun    bool              // the holders were looked up before
@@ -91,10 +96,10 @@ func (w *watcher) show(paths, holders string) {
 	if w.stopped {
 		return
 	}
-	line := "waiting for " + printable(paths) + after(": held by ", holders)
+	paths, rest := printable(paths), after(": held by ", holders)
 	if w.terminal == nil {
 		// What changes with each second is not worth a line.
-		if key := untimed(line); key != w.shown {
+		if key := w.prefix + paths + untimed(rest); key != w.shown {
 			w.shown = key
 			fmt.Fprintf(w.out, "flockctx: %s\n", key)
 		}
@@ -104,10 +109,10 @@ func (w *watcher) show(paths, holders string) {
 		return
 	}
 	if holders == "" || strings.Contains(holders, "cannot be seen") {
-		line += fmt.Sprintf(" (%d s)", int(time.Since(w.started).Seconds()))
+		rest += fmt.Sprintf(" (%d s)", int(time.Since(w.started).Seconds()))
 	}
-	w.shown = line
-	fmt.Fprintf(w.out, "\r%s\x1b[K", cut(line, width(w.terminal)-1))
+	w.shown = fit(w.prefix, paths, rest, width(w.terminal)-1)
+	fmt.Fprintf(w.out, "\r%s\x1b[K", w.shown)
 }
 
 // stop takes the line away.
@@ -122,9 +127,9 @@ func (w *watcher) stop() {
 
 // heldByNow is heldBy, unless that takes long: reading the command line of a process
 // waits for its memory, which can take for ever.
-func heldByNow(paths []string, r *flockctx.Options) string {
+func heldByNow(paths []string, inTheWay func(flockctx.Holder) bool) string {
 	text := make(chan string, 1)
-	go func() { text <- heldBy(paths, r, nil) }()
+	go func() { text <- heldBy(paths, inTheWay, nil) }()
 	select {
 	case s := <-text:
 		return s
@@ -133,10 +138,10 @@ func heldByNow(paths []string, r *flockctx.Options) string {
 	}
 }
 
-// heldBy describes who holds the locks on paths that are in the way of one as r
-// says, or is empty where nobody is seen. seen, which may be nil, tells for how long
+// heldBy describes who holds the locks on paths that are in the way, or is empty where
+// nobody is seen. seen, which may be nil, tells for how long
 // a process has had the lock.
-func heldBy(paths []string, r *flockctx.Options, seen func(pid int) time.Duration) string {
+func heldBy(paths []string, inTheWay func(flockctx.Holder) bool, seen func(pid int) time.Duration) string {
 	var names []string
 	for _, p := range paths {
 		hs, err := flockctx.Holders(p)
@@ -144,7 +149,7 @@ func heldBy(paths []string, r *flockctx.Options, seen func(pid int) time.Duratio
 			continue
 		}
 		for _, h := range hs {
-			if h.Waiting || !inTheWay(h, r) {
+			if h.Waiting || !inTheWay(h) {
 				continue
 			}
 			if h.PID == os.Getpid() {
@@ -167,6 +172,15 @@ func heldBy(paths []string, r *flockctx.Options, seen func(pid int) time.Duratio
 		names = append(names[:most], fmt.Sprintf("%d more", n))
 	}
 	return strings.Join(names, ", ")
+}
+
+// inTheWay reports whether l has to wait for the lock of h.
+func (l *lock) inTheWay(h flockctx.Holder) bool {
+	if l.slots > 0 {
+		slot, ok := semaphore.SlotOf(h)
+		return ok && slot >= 0 && slot < l.slots
+	}
+	return inTheWay(h, l.request())
 }
 
 // inTheWay reports whether a lock as r says has to wait for that of h.

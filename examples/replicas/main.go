@@ -7,6 +7,9 @@
 //	go run . -addr :8080 -locks etcd://10.0.0.1:2379,10.0.0.2:2379
 //	go run . -addr :8080 -locks postgres://user@10.0.0.3/app
 //
+// With -lead the replicas elect one of them, which alone does what is to be done all the
+// time, until it ends or loses the lock; the others stand by.
+//
 // A client that goes away stops waiting; one that waits for longer than -patience is
 // told to come back later. A replica that loses its lock answers 503 and has counted
 // nothing: the store compares the fencing token.
@@ -42,6 +45,7 @@ func main() {
 	file := flag.String("store", "visitors", "file with the number of visitors, on a volume that all replicas have")
 	patience := flag.Duration("patience", time.Second, "how long a request waits for the lock")
 	work := flag.Duration("work", 0, "how long counting takes")
+	lead := flag.Bool("lead", false, "elect a leader, which writes a report every second, instead of counting visitors")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -56,8 +60,18 @@ func main() {
 		log.Fatal(err)
 	}
 	log.Printf("http://%v", ln.Addr())
-	v := &visitors{locker: l, store: &store{path: *file}, patience: *patience, work: *work}
-	if err := serve(ctx, ln, v); err != nil {
+	st := &store{path: *file}
+	if !*lead {
+		err = serve(ctx, ln, &visitors{locker: l, store: st, patience: *patience, work: *work})
+	} else {
+		r := &reporter{locker: l, store: st, every: time.Second}
+		led := make(chan error, 1)
+		go func() { led <- r.run(ctx); stop() }() // without it there is nothing to serve
+		err = serve(ctx, ln, r)
+		stop()
+		err = errors.Join(err, <-led) // the lock is given back by then
+	}
+	if err != nil {
 		log.Fatal(err)
 	}
 }
@@ -75,7 +89,7 @@ func open(where string, ttl time.Duration) (l locker.Locker, done func() error, 
 	scheme, _, isURL := strings.Cut(where, "://")
 	switch {
 	case isURL && (scheme == "postgres" || scheme == "postgresql"), !isURL && strings.Contains(where, "host="):
-		return postgres.New(where, &postgres.Options{TTL: ttl}), done, nil
+		return postgres.Advisory(where, &postgres.AdvisoryOptions{TTL: ttl}), done, nil
 	case isURL: // a folder of that name is hardly meant
 		return nil, nil, fmt.Errorf("-locks %s: neither a folder nor etcd:// nor postgres://", where)
 	}

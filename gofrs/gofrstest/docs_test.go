@@ -60,7 +60,7 @@ func TestSamples(t *testing.T) {
 
 func sample(t *testing.T, body, flock string, want map[string]string) {
 	var imports strings.Builder
-	for _, path := range []string{"context", "errors", "fmt", "io", "os", "strconv", "strings", "time", root, flock} {
+	for _, path := range []string{"context", "errors", "fmt", "io", "os", "strconv", "strings", "time", root, root + "/lockedfile", flock} {
 		name := path[strings.LastIndex(path, "/")+1:]
 		if path != "" && path == flock {
 			name = "flock"

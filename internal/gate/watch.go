@@ -25,11 +25,11 @@ func (g *Gate) watched(now int64) bool {
 // A watch is forgotten, or put off, by a field: no timer is touched but by its own
 // goroutine, since another one may not, where one of the two is in a bubble.
 func (g *Gate) startWatch(now int64) {
-	w := new(watch)
+	w, mu := new(watch), g.mu // the gate may be another one's by the end, with the same mutex
 	g.watch, g.watchEnd = w, now+int64(watchTime)
 	w.timer = time.AfterFunc(watchTime, func() {
-		g.mu.Lock()
-		defer g.mu.Unlock()
+		mu.Lock()
+		defer mu.Unlock()
 		if g.watch != w {
 			return
 		}

@@ -3,6 +3,7 @@ package lease_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -90,6 +91,32 @@ func TestExtend(t *testing.T) {
 	}
 }
 
+// TestAWaiterOutlastsSilence: only an owner's proof ends by itself.
+func TestAWaiterOutlastsSilence(t *testing.T) {
+	sent := lease.Now()
+	p := lease.Queue(t.Context(), ttl, sent, "the test")
+	time.Sleep(2 * ttl)
+	if p.Err() != nil || p.Own(0) || p.Err() != nil {
+		t.Fatalf("after 2 TTLs of silence: %v", context.Cause(p))
+	}
+	if !p.Extend(lease.Now()) || p.Own(ttl) || !p.Own(ttl/2) {
+		t.Fatalf("after an answer: %v", context.Cause(p))
+	}
+	<-p.Done()
+	if err := context.Cause(p); !errors.Is(err, locker.ErrLost) {
+		t.Error(err)
+	}
+	for _, end := range []func(*lease.Proof){
+		func(p *lease.Proof) { p.Lose(errors.New("gone")) },
+		func(p *lease.Proof) { p.Release() },
+	} {
+		p = lease.Queue(t.Context(), ttl, lease.Now(), "the test")
+		if end(p); p.Err() == nil || p.Own(0) || p.Extend(lease.Now()) {
+			t.Error("it lives on")
+		}
+	}
+}
+
 func TestAnswer(t *testing.T) {
 	var a lease.Answer
 	started, release := make(chan bool), make(chan error)
@@ -111,6 +138,40 @@ func TestAnswer(t *testing.T) {
 		t.Error(err)
 	}
 	if err := a.Once(ctx, never, unsure); err != answer {
+		t.Error(err)
+	}
+}
+
+func TestReach(t *testing.T) {
+	ctx, cancel := lease.Reach(t.Context())
+	if d, ok := ctx.Deadline(); !ok || time.Until(d) > lease.Patience || time.Until(d) < lease.Patience/2 {
+		t.Errorf("deadline %v, %v", d, ok)
+	}
+	cancel()
+	own, cancelOwn := context.WithTimeout(t.Context(), 2*lease.Patience)
+	defer cancelOwn()
+	ctx, cancel = lease.Reach(own)
+	defer cancel()
+	d, _ := own.Deadline()
+	if got, _ := ctx.Deadline(); !got.Equal(d) {
+		t.Errorf("%v, the caller's is %v", got, d)
+	}
+}
+
+// TestEnded: an error tells whether a server or a holder kept the call waiting, and whose
+// deadline it was.
+func TestEnded(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	call, err := lease.Begin(ctx, "engine", "name", locker.Exclusive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if err := call.Ended(ctx, nil); errors.Is(err, locker.ErrUnavailable) || !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	err = call.Ended(ctx, fmt.Errorf("no route: %w", context.DeadlineExceeded))
+	if !errors.Is(err, locker.ErrUnavailable) || !errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "no route") {
 		t.Error(err)
 	}
 }

@@ -11,6 +11,28 @@ import (
 	"github.com/flockctx/flockctx/locker"
 )
 
+// Patience is how long a call without a deadline tries to reach a server.
+const Patience = 10 * time.Second
+
+// Reach returns ctx with the time that a call has to be taken in by a server: until ctx
+// ends or, where that has no deadline, Patience. The cause is then
+// [locker.ErrUnavailable].
+func Reach(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeoutCause(ctx, Patience, locker.ErrUnavailable)
+}
+
+// Unavailable returns an error that says why and matches [locker.ErrUnavailable], but not
+// what why matches: the end of a context that is not the caller's.
+func Unavailable(why error) error {
+	if errors.Is(why, locker.ErrUnavailable) {
+		return why
+	}
+	return fmt.Errorf("%w: %v", locker.ErrUnavailable, why)
+}
+
 // A Call is one Lock or TryLock.
 type Call struct {
 	Engine string
@@ -48,15 +70,15 @@ func (c *Call) Failed(err error) error { return fmt.Errorf("%v: %w", c, err) }
 // Busy returns the error of a TryLock that found the lock taken.
 func (c *Call) Busy() error { return c.busy(flockctx.ErrLocked) }
 
-// Ended returns the error of a call whose ctx is done. why, if not nil, says what it
-// was waiting for other than the lock's holder.
+// Ended returns the error of a call whose ctx is done. why, if not nil, says why no
+// server has taken it in: what it was waiting for other than the lock's holder.
 func (c *Call) Ended(ctx context.Context, why error) error {
 	err := ctx.Err()
 	if cause := context.Cause(ctx); cause != err {
 		err = fmt.Errorf("%w: %w", err, cause)
 	}
 	if why != nil {
-		err = fmt.Errorf("%w (%v)", err, why)
+		err = fmt.Errorf("%w (%w)", err, Unavailable(why))
 	}
 	return c.busy(err)
 }

@@ -80,6 +80,8 @@ func Find() string {
 	return ""
 }
 
+func port(n int) string { return strconv.Itoa(n) }
+
 func version(bin string) int {
 	v, _ := strconv.Atoi(filepath.Base(filepath.Dir(bin)))
 	return v
@@ -88,6 +90,19 @@ func version(bin string) int {
 // Start makes a database cluster and starts its server, with options as "name=value".
 // It skips the test, by name, where there is no PostgreSQL.
 func Start(t testing.TB, options ...string) *Server {
+	t.Helper()
+	s := prepare(t, options)
+	out, err := s.command("initdb", "-D", s.data(), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions").CombinedOutput()
+	if err != nil {
+		t.Fatalf("initdb: %v\n%s", err, out)
+	}
+	t.Cleanup(s.Kill) // also where Run fails half-way
+	s.Run()
+	return s
+}
+
+// prepare returns a server that has a folder and an address, and no data.
+func prepare(t testing.TB, options []string) *Server {
 	t.Helper()
 	s := &Server{t: t, bin: Find(), options: options}
 	if s.bin == "" {
@@ -112,16 +127,9 @@ func Start(t testing.TB, options ...string) *Server {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.log.Close() })
-
-	out, err := s.command("initdb", "-D", s.data(), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions").CombinedOutput()
-	if err != nil {
-		t.Fatalf("initdb: %v\n%s", err, out)
-	}
 	if s.addr, err = freeAddr(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(s.Kill) // also where Run fails half-way
-	s.Run()
 	return s
 }
 
@@ -176,7 +184,7 @@ func (s *Server) command(name string, args ...string) *exec.Cmd {
 // Run starts the server and returns when it answers.
 func (s *Server) Run() {
 	s.t.Helper()
-	args := []string{"-D", s.data(), "-k", s.dir, "-h", s.addr.IP.String(), "-p", strconv.Itoa(s.addr.Port)}
+	args := []string{"-D", s.data(), "-k", s.dir, "-h", s.addr.IP.String(), "-p", port(s.addr.Port)}
 	for _, o := range append([]string{"max_connections=400", "shared_buffers=16MB", "unix_socket_permissions=0777"}, s.options...) {
 		args = append(args, "-c", o)
 	}
@@ -184,7 +192,7 @@ func (s *Server) Run() {
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	s.dismiss = s.StartWatched(s.cmd, "QUIT")
 	for limit := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
-		out, err := s.command("pg_isready", "-q", "-h", s.dir, "-p", strconv.Itoa(s.addr.Port)).CombinedOutput()
+		out, err := s.command("pg_isready", "-q", "-h", s.dir, "-p", port(s.addr.Port)).CombinedOutput()
 		if err == nil {
 			return
 		}

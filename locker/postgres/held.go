@@ -6,76 +6,45 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
 	"github.com/flockctx/flockctx/internal/lease"
+	"github.com/flockctx/flockctx/internal/lineage"
 	"github.com/flockctx/flockctx/locker"
 )
 
 // held implements locker.Held.
 type held struct {
 	*lease.Proof
-	engine *engine
-	call   *lease.Call
-	s      *session
-	parent *held  // the lock under which Lock was called, of whatever engine, or nil
-	outer  *held  // the nearest one of the same engine that is held, or nil
-	unlock string // the query that unlocks
-	token  locker.Token
-	fenced bool
-	freed  lease.Answer
+	*claim
+	token uint64 // 0: shared
+	freed lease.Answer
+}
+
+// hold returns the lock of a claim that was granted in the answer to what was sent, and
+// has it renewed.
+func (c *claim) hold(ctx context.Context, token uint64, sent lease.Instant) *held {
+	h := &held{claim: c, token: token, Proof: lease.New(ctx, c.engine.ttl, sent, c.call.String())}
+	c.engine.keep(h)
+	return h
 }
 
 // Context is the proof, which ends with the ownership, and knows its lock.
-func (h *held) Context() context.Context { return heldContext{h.Proof, h} }
+func (h *held) Context() context.Context { return lineage.With(h.Proof, h) }
 
-func (h *held) Valid() (time.Time, bool)    { return h.Proof.Valid(), true }
-func (h *held) Token() (locker.Token, bool) { return h.token, h.fenced }
+// Outer implements lineage.Lock.
+func (h *held) Outer() lineage.Lock { return h.outer }
 
-// keep pings three times per TTL, and ends the proof when the connection ends.
-func (h *held) keep() {
-	interval := h.engine.ttl / 3
-	next := time.NewTimer(interval)
-	defer next.Stop()
-	for {
-		select {
-		case <-h.Done():
-			h.hangUp()
-			return
-		case <-h.s.dead:
-			h.Lose(fmt.Errorf("its connection has ended: %w", h.s.err))
-			return
-		case <-next.C:
-		}
-		if h.Err() != nil { // looks at the clock
-			h.hangUp()
-			return
-		}
-		sent := lease.Now()
-		_, err := h.s.ask(h.Proof, "select 1")
-		switch {
-		case err == nil:
-			h.Extend(sent)
-			next.Reset(max(interval-time.Duration(lease.Now()-sent), 0))
-		case h.Err() == nil:
-			h.Lose(fmt.Errorf("its connection has ended: %w", err))
-		}
+func (h *held) Valid() (time.Time, bool) { return h.Proof.Valid(), true }
+
+func (h *held) Token() (locker.Token, bool) {
+	if h.token == 0 {
+		return locker.Token{}, false
 	}
+	return locker.Token{Epoch: epoch, N: h.token}, true
 }
 
-// hangUp closes the connection of a lock that was lost, so that the server frees it
-// as soon as it can be reached. The connection of a released lock is Unlock's.
-func (h *held) hangUp() {
-	if !errors.Is(context.Cause(h.Proof), locker.ErrReleased) {
-		h.s.close()
-	}
-}
-
-// end gives up a lock whose grant came too late.
-func (h *held) end() {
-	h.Release()
-	h.s.close()
-}
+// epoch is that of all tokens: they rise with the server's clock where the counter is
+// lost, so there is no other life of the data in which they could be lower.
+const epoch = "postgres"
 
 func (h *held) Unlock(ctx context.Context) error {
 	return h.freed.Once(ctx, func() error { return h.release(ctx) }, h.unsure)
@@ -85,32 +54,42 @@ func (h *held) unsure(err error) error {
 	return fmt.Errorf("postgres: unlock %q: %w: %w", h.call.Name, locker.ErrUnsure, err)
 }
 
+// release may return before the server has answered, and goes on all the same.
 func (h *held) release(ctx context.Context) error {
-	if !h.s.alive() { // known, even if keep has not run yet
-		h.Lose(fmt.Errorf("its connection has ended: %w", h.s.err))
-	}
+	until := h.Proof.Valid()
+	h.engine.forget(h)
 	if lost := h.Release(); lost != nil {
-		h.s.close()
+		h.abandon()
 		return lost
 	}
-	wait, cancel := context.WithTimeout(ctx, h.engine.Traits().Cleanup)
-	defer cancel()
-	row, err := h.s.ask(wait, h.unlock)
-	if err == nil && len(row) == 1 && row[0] == "t" {
-		h.engine.put(h.s)
-		return nil
+	ctx, cancel := context.WithTimeout(ctx, h.engine.Traits().Cleanup)
+	released := make(chan error, 1)
+	go func() {
+		defer cancel()
+		h.engine.lines.LetIn(ctx, h.call.Name)
+		found, repeated, err := h.remove()
+		switch {
+		case err != nil:
+			err = h.unsure(explain(err))
+		case found || repeated && time.Now().Before(until):
+			// Nobody else may remove it before its time is up, so the try
+			// without an answer did.
+		case repeated:
+			err = h.unsure(errors.New("it is gone, and an answer was lost"))
+		default:
+			err = fmt.Errorf("%v: %w: it was removed from the server", h.call, locker.ErrLost)
+		}
+		released <- err
+	}()
+	select {
+	case err := <-released:
+		return err
+	case <-ctx.Done():
+		select {
+		case err := <-released: // an answer beats an ended ctx
+			return err
+		default:
+			return h.unsure(context.Cause(ctx))
+		}
 	}
-	h.s.close()
-	pe, answered := errors.AsType[*pgconn.PgError](err)
-	switch {
-	case err == nil:
-		return h.lost(errors.New("the server's session did not hold it"))
-	case answered && ended(err):
-		return h.lost(pe) // the server ended the session before it unlocked
-	}
-	return h.unsure(err)
-}
-
-func (h *held) lost(why error) error {
-	return fmt.Errorf("%v: %w: %w", h.call, locker.ErrLost, why)
 }

@@ -4,14 +4,18 @@ package postgres_test
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
-	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	_ "github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/flockctx/flockctx/internal/pgtest"
 	"github.com/flockctx/flockctx/locker"
@@ -23,7 +27,8 @@ const ttl = 2 * time.Second
 
 func TestMain(m *testing.M) {
 	lockertest.Main(m, func(dsn string) (locker.Locker, error) {
-		return postgres.New(dsn, &postgres.Options{TTL: ttl}), nil
+		l, _, err := dial(dsn, ttl)
+		return l, err
 	})
 }
 
@@ -35,13 +40,48 @@ func partitions(n int) int {
 	return n
 }
 
-func open(dsn string) locker.Locker { return postgres.New(dsn, &postgres.Options{TTL: ttl}) }
+// start starts a server that has the tables.
+func start(t testing.TB, options ...string) *pgtest.Server {
+	t.Helper()
+	s := pgtest.Start(t, options...)
+	exec(t, s, postgres.Schema())
+	return s
+}
+
+func within(t testing.TB, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func connect(t testing.TB, dsn string) *pgx.Conn {
+	t.Helper()
+	conn, err := pgx.Connect(within(t, time.Minute), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close(within(t, time.Minute)) })
+	return conn
+}
+
+// exec runs statements without arguments.
+func exec(t testing.TB, s *pgtest.Server, sql string) {
+	t.Helper()
+	ctx := within(t, time.Minute)
+	conn, err := pgx.Connect(ctx, s.DSN(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	if _, err := conn.Exec(ctx, sql); err != nil {
+		t.Fatal(err)
+	}
+}
 
 // query returns the first column of the rows, as text.
 func query(t testing.TB, s *pgtest.Server, sql string, args ...any) []string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
+	ctx := within(t, time.Minute)
 	conn, err := pgx.Connect(ctx, s.DSN(""))
 	if err != nil {
 		t.Fatal(err)
@@ -61,38 +101,60 @@ func query(t testing.TB, s *pgtest.Server, sql string, args ...any) []string {
 	return all
 }
 
-// ofName restricts pg_locks to the lock of the name that is $1.
-const ofName = `locktype = 'advisory' and objsubid = 1 and (classid::bigint << 32 | objid::bigint) = ('x' || substr(encode(sha256($1::bytea), 'hex'), 1, 16))::bit(64)::bigint`
+// dial returns a Locker over a pool of its own, or over a *sql.DB if the DSN begins with
+// "sql ".
+func dial(dsn string, ttl time.Duration) (l locker.Locker, done func(), err error) {
+	opts := &postgres.Options{TTL: ttl}
+	if dsn, ok := strings.CutPrefix(dsn, "sql "); ok {
+		db, err := sql.Open("pgx", dsn)
+		if err != nil {
+			return nil, nil, err
+		}
+		return postgres.NewSQL(db, opts), func() { db.Close() }, nil
+	}
+	pool, err := pgxpool.New(context.Background(), dsn)
+	if err != nil {
+		return nil, nil, err
+	}
+	return postgres.New(pool, opts), pool.Close, nil
+}
 
-func faults(s *pgtest.Server) lockertest.Faults {
-	return lockertest.Faults{
-		Spec:       s.DSN(""),
-		Partitions: partitions(8),
-		Residue: func(t testing.TB) []string {
-			return query(t, s, "select pid || ' ' || mode || ' ' || granted from pg_locks where locktype = 'advisory'")
-		},
-		Waiters: func(t testing.TB, name string) int {
-			return len(query(t, s, "select pid from pg_locks where not granted and "+ofName, []byte(name)))
-		},
-		Break: map[string]func(testing.TB, string){
-			"backend terminated": func(t testing.TB, name string) {
-				if got := query(t, s, "select pg_terminate_backend(pid, 10000) from pg_locks where granted and "+ofName, []byte(name)); !slices.Equal(got, []string{"true"}) {
-					t.Fatalf("terminated: %v", got)
-				}
-			},
-		},
-		Network: func(t testing.TB) (locker.Locker, *lockertest.Proxy) {
-			p := lockertest.NewProxy(t, "unix", s.Socket())
-			return open(s.DSN(filepath.Dir(p.Addr()))), p
-		},
-		LongTTL:   func(testing.TB) locker.Locker { return postgres.New(s.DSN(""), nil) },
-		KillFrees: time.Second, // half a TTL: the server sees the connection end
-		Restart:   func(testing.TB) { s.Restart() },
+// open returns a Locker that is closed, with its pool, at the end of the test.
+func open(t testing.TB, dsn string) locker.Locker {
+	t.Helper()
+	return openTTL(t, dsn, ttl)
+}
+
+func openTTL(t testing.TB, dsn string, ttl time.Duration) locker.Locker {
+	t.Helper()
+	l, done, err := dial(dsn, ttl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := l.(io.Closer).Close(); err != nil {
+			t.Error(err)
+		}
+		done()
+	})
+	return l
+}
+
+func lock(t testing.TB, l locker.Locker, name string) locker.Held {
+	t.Helper()
+	h, err := l.Lock(within(t, time.Minute), name, locker.Exclusive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+func unlock(t testing.TB, h locker.Held) {
+	t.Helper()
+	if err := h.Unlock(within(t, time.Minute)); err != nil {
+		t.Fatal(err)
 	}
 }
 
-func TestConformance(t *testing.T) {
-	t.Parallel()
-	s := pgtest.Start(t)
-	lockertest.Run(t, func(testing.TB) locker.Locker { return open(s.DSN("")) }, faults(s))
-}
+// dirOf returns the folder of a proxy's socket.
+func dirOf(p *lockertest.Proxy) string { return filepath.Dir(p.Addr()) }

@@ -1,122 +1,127 @@
 // Package postgres is a [locker.Locker] on PostgreSQL 14 or later: exclusive and
-// shared advisory locks by name for any number of machines, first come, first served,
-// with a fencing token.
+// shared locks by name for any number of machines, first come, first served, with a
+// fencing token.
 //
-// Each lock has a connection of its own, straight to the server: a pooler that shares
-// connections would give one lock to two clients, and is refused. The server frees a
-// lock as soon as it sees the connection end, and after a TTL in which the holder was
-// silent. The holder's [locker.Held] context ends when the connection does, or when the
-// server has not answered for 90 % of the TTL. Where the server or something in between
-// ends the connection, the next holder may come before the news.
+// [New] and [NewSQL] keep the locks as rows with a lease, over the pool that the program
+// has: through poolers in transaction mode, on managed servers, with however few
+// connections. The tables are made once, by [Schema]. A lock survives a reset
+// connection, a restart of the server, and a failover that keeps the data. A crashed
+// holder's lock is free after its TTL.
 //
-// A name's lock is the first 8 bytes of the name's SHA-256, as a key of
-// pg_advisory_lock in the database of the connection. Two names that share those 8
-// bytes, which among a million names has a chance of 1 in 37 million, share a lock.
+// Each process renews what it holds three times per TTL. A holder stops, its
+// [locker.Held] context ends, when the renewals have not been answered for 90 % of the
+// TTL, counted from when they were sent; the server lets the next one in after the whole
+// TTL, by its own clock. So two holders never overlap as long as no clock runs 10 % fast
+// or slow, the server's clock is not set forward, and no commit is undone: by fsync =
+// off, or by the promotion of a replica that is behind.
 //
-// A Lock that is called under another one, with the context of its Held or one from
-// locker.Do, and in the end waits for it, fails with [locker.ErrDeadlock] after about a
-// second. A lock that one Locker takes under another Locker's is not followed, even in
-// one database: use one Locker in a process.
-//
-// While a Lock waits, its query is active: it keeps one connection of the server busy,
-// and holds back vacuum in its database like any long query.
+// [Advisory] is another engine, on the server's advisory locks: a crashed holder's lock is
+// free in milliseconds, and each lock takes one of the server's connections. [LockTx] is
+// a lock for the length of a transaction. docs/postgres.md compares them, and says what
+// is in the server, and how to free a lock by hand.
 package postgres
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
+	"crypto/rand"
+	"database/sql"
 	"errors"
 	"fmt"
-	"net"
-	"strings"
+	"io/fs"
+	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/flockctx/flockctx/internal/lease"
 	"github.com/flockctx/flockctx/locker"
+	"github.com/flockctx/flockctx/locker/postgres/internal/line"
 )
 
 const (
-	defaultTTL      = 15 * time.Second
-	minTTL          = time.Second
-	defaultSequence = "flockctx_token"
-	defaultIdle     = 2
-	minVersion      = 14 // the first with client_connection_check_interval and idle_session_timeout
+	defaultTTL = 15 * time.Second
+	minTTL     = time.Second
 )
 
-// Options says how to lock. A nil *Options and the zero value are the defaults.
+// Options says how to lock by rows. A nil *Options and the zero value are the defaults.
 type Options struct {
 	// TTL is how long the server keeps a lock without hearing from its holder.
-	// Zero means 15 s; it is at least 1 s. A holder whose process or connection
-	// ends frees its lock at once, whatever the TTL.
+	// Zero means 15 s; it is at least 1 s. A shorter one frees a crashed holder's
+	// lock sooner, a longer one keeps a lock through a longer outage. Programs that
+	// share locks may differ in it.
 	TTL time.Duration
-
-	// Sequence names the sequence that the fencing tokens come from, maybe with
-	// its schema and a dot. Empty means "flockctx_token". It is created if it is
-	// missing, which needs the right to create in that schema; otherwise create
-	// it with CREATE SEQUENCE and grant USAGE on it.
-	Sequence string
-
-	// Idle is how many connections at most stay open for the next Lock, each for
-	// half a TTL after an Unlock. Zero means 2; a negative number none.
-	Idle int
 }
 
-// New returns a Locker that keeps its locks in the database that dsn leads to, a URL
-// or the key=value form of libpq. It does no I/O; what is wrong with dsn or opts is
-// reported by Lock.
+// New returns a Locker that keeps its locks as rows in the database of pool, which the
+// caller closes when no lock is held or waited for any more. It does no I/O; what is
+// wrong with opts is reported by Lock. [Schema] must have been run in the database.
 //
-// dsn must lead to the primary, without a pooler in between. Programs that share locks
-// share the database and the sequence.
-func New(dsn string, opts *Options) locker.Locker {
-	e := &engine{ttl: defaultTTL, sequence: defaultSequence, maxIdle: defaultIdle}
-	if opts != nil {
-		if opts.TTL != 0 {
-			e.ttl = opts.TTL
-		}
-		if opts.Sequence != "" {
-			e.sequence = opts.Sequence
-		}
-		if opts.Idle != 0 {
-			e.maxIdle = max(opts.Idle, 0)
-		}
+// A call takes a connection of the pool for the length of a statement: to lock, to
+// unlock, and three times per TTL for all that is held. While somebody waits, and for a
+// TTL after that, the Locker has one more connection of its own on which it hears of
+// releases; where it gets none, or only one to a pooler, waiters look by themselves, at
+// first every few milliseconds, then less and less often up to every third of the TTL.
+//
+// The Locker is a [locker.Inspector] and an [io.Closer]. Close ends that connection.
+func New(pool *pgxpool.Pool, opts *Options) locker.Locker {
+	if pool == nil {
+		return newEngine(nil, opts)
 	}
-	if e.ttl < minTTL {
+	return newEngine(pgxDatabase{pool}, opts)
+}
+
+// NewSQL is [New] for database/sql, with any driver for PostgreSQL. With one that is not
+// pgx, waiters always look by themselves.
+func NewSQL(db *sql.DB, opts *Options) locker.Locker {
+	if db == nil {
+		return newEngine(nil, opts)
+	}
+	return newEngine(sqlDatabase{db}, opts)
+}
+
+func newEngine(db database, opts *Options) *engine {
+	e := &engine{
+		db: db, ttl: defaultTTL, owner: rand.Text(), pid: os.Getpid(), lines: line.New(),
+		held: map[string]*held{}, waiting: map[string]*claim{},
+	}
+	e.host, _ = os.Hostname()
+	if opts != nil && opts.TTL != 0 {
+		e.ttl = opts.TTL
+	}
+	switch {
+	case db == nil:
+		e.invalid = errors.New("no database")
+	case e.ttl < minTTL:
 		e.invalid = fmt.Errorf("a TTL of %v, the smallest is %v", e.ttl, minTTL)
-		return e
-	}
-	e.sequence = pgx.Identifier(strings.Split(e.sequence, ".")).Sanitize()
-	if e.config, e.invalid = pgconn.ParseConfig(dsn); e.invalid != nil {
-		return e
-	}
-	// The kernel tells a waiter of a dead network: it has a query under way, so
-	// it cannot ask.
-	d := &net.Dialer{Control: dialControl(e.ttl), KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: e.ttl / 3, Interval: e.ttl / 3, Count: 3}}
-	e.config.DialFunc = d.DialContext
-	if e.config.RuntimeParams["application_name"] == "" {
-		e.config.RuntimeParams["application_name"] = "flockctx"
 	}
 	return e
 }
 
-// engine implements locker.Locker.
+// engine implements locker.Locker, locker.Inspector and io.Closer. It has a timer while
+// locks are held (renew.go), a goroutine while others are waited for (listen.go), and
+// one for each statement whose caller may leave before the answer.
 type engine struct {
-	config   *pgconn.Config
-	ttl      time.Duration
-	sequence string // quoted
-	maxIdle  int
-	invalid  error // what is wrong with the options
+	db      database
+	ttl     time.Duration
+	owner   string // the name of this Locker in the rows
+	host    string
+	pid     int
+	invalid error       // what is wrong with the options
+	lines   *line.Lines // of the goroutines that wait
 
-	checked atomic.Bool // the sequence exists and serves
-
-	mu   sync.Mutex // guards idle
-	idle []*session // the last one was used last
+	mu      sync.Mutex        // guards the fields below
+	waiting map[string]*claim // on the server, by ID
+	held    map[string]*held  // by ID
+	renewal *time.Timer       // nil while nothing is held
+	swept   time.Time         // when this Locker last removed what nobody wants
+	ears    ears
 }
+
+var (
+	_ locker.Inspector           = (*engine)(nil)
+	_ interface{ Close() error } = (*engine)(nil)
+)
 
 func (e *engine) Traits() locker.Traits {
 	return locker.Traits{CanLose: true, Cleanup: e.ttl + time.Second, Shared: true, FIFO: true, Fenced: true, Deadlocks: true}
@@ -137,68 +142,35 @@ func (e *engine) lock(ctx context.Context, name string, m locker.Mode, try bool)
 		return nil, err
 	case e.invalid != nil:
 		return nil, call.Failed(e.invalid)
+	case e.lines.Closed():
+		return nil, call.Failed(fs.ErrClosed)
 	}
-	a := &attempt{engine: e, call: call, try: try}
-	h, err := a.acquire(ctx)
+	c := e.newClaim(ctx, call, try)
+	h, err := c.acquire(ctx)
 	switch {
 	case ctx.Err() != nil:
 		if h != nil {
-			h.end()
+			go h.Unlock(context.WithoutCancel(ctx))
 		}
-		return nil, call.Ended(ctx, a.unanswered(err))
+		return nil, call.Ended(ctx, c.why)
 	case err == errBusy:
 		return nil, call.Busy()
 	case err != nil:
 		return nil, call.Failed(err)
 	}
-	go h.keep()
 	return h, nil
 }
 
 // errBusy: a TryLock found the lock taken. It does not leave the package.
 var errBusy = errors.New("busy")
 
-// key returns the advisory lock of a name.
-func key(name string) int64 {
-	sum := sha256.Sum256([]byte(name))
-	return int64(binary.BigEndian.Uint64(sum[:]))
-}
-
-// take returns an idle session, or nil.
-func (e *engine) take() *session {
+// Close ends the waits, with fs.ErrClosed, and the connection for notices. Locks that
+// are held are renewed until their Unlock. The pool stays open.
+func (e *engine) Close() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for len(e.idle) > 0 {
-		s := e.idle[len(e.idle)-1]
-		e.idle = e.idle[:len(e.idle)-1]
-		// A timer that has fired is about to close the session.
-		if s.expiry.Stop() && s.alive() {
-			return s
-		}
-		s.close()
+	if e.lines.Close() {
+		e.ears.cover()
 	}
 	return nil
-}
-
-// put keeps a session, which holds no lock, for the next one.
-func (e *engine) put(s *session) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if len(e.idle) >= e.maxIdle {
-		s.quit()
-		return
-	}
-	// The server ends it after a TTL.
-	s.expiry = time.AfterFunc(e.ttl/2, func() {
-		e.mu.Lock()
-		for i, other := range e.idle {
-			if other == s {
-				e.idle = append(e.idle[:i], e.idle[i+1:]...)
-				break
-			}
-		}
-		e.mu.Unlock()
-		s.quit()
-	})
-	e.idle = append(e.idle, s)
 }

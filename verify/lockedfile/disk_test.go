@@ -32,6 +32,7 @@ type diskOp struct {
 	File  int            // that has now
 	Data  []byte         // this content
 	Mode  uint32         // and mode
+	Link  string         // or is a symbolic link to this, which has all of it from the beginning
 	Sync  int            // this file was synced; syncDir is the directory
 }
 
@@ -43,6 +44,7 @@ type image map[string]imageFile
 type imageFile struct {
 	content string
 	mode    uint32
+	link    string // of a symbolic link
 }
 
 // imagesAfter returns what the disk may have after the first n operations of ops. The
@@ -102,7 +104,7 @@ func imagesAfter(ops []diskOp, n int) []image {
 						data = make([]byte, len(n.Data))
 					}
 				}
-				im[name] = imageFile{string(data), mode}
+				im[name] = imageFile{string(data), mode, n.Link}
 			}
 			all = append(all, im)
 		}
@@ -203,6 +205,19 @@ func (r *diskDir) Link(ctx context.Context, target fs.InodeEmbedder, name string
 	r.disk.record(diskOp{Names: map[string]int{name: f.number}})
 	f.fill(&out.Attr)
 	return target.EmbeddedInode(), 0
+}
+
+func (r *diskDir) Symlink(ctx context.Context, target, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	r.disk.mu.Lock()
+	defer r.disk.mu.Unlock()
+	if r.GetChild(name) != nil {
+		return nil, syscall.EEXIST
+	}
+	f := r.disk.newFile(0o777)
+	r.disk.record(diskOp{File: f.number, Mode: f.mode, Link: target})
+	r.disk.record(diskOp{Names: map[string]int{name: f.number}})
+	link := &fs.MemSymlink{Data: []byte(target)}
+	return r.NewPersistentInode(ctx, link, fs.StableAttr{Mode: fuse.S_IFLNK, Ino: uint64(f.number) + 1}), 0
 }
 
 func (r *diskDir) Unlink(_ context.Context, name string) syscall.Errno {

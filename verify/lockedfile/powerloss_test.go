@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/flockctx/flockctx/lockedfile"
 )
@@ -78,14 +79,25 @@ func TestPowerLoss(t *testing.T) {
 	}
 }
 
-// restart makes a directory of what the disk has, and updates the file there.
+// restart makes a directory of what the disk has, and updates the file there. What was
+// in work may be there without the note of it, where the disk lost that: then it is found
+// by who replaces a file that is older than the system.
 func restart(t *testing.T, im image) {
 	dir, err := os.MkdirTemp(t.TempDir(), "")
 	must(t, err)
 	defer os.RemoveAll(dir)
+	notes := false
 	for name, f := range im {
-		must(t, os.WriteFile(filepath.Join(dir, name), []byte(f.content), fs.FileMode(f.mode)))
+		at := filepath.Join(dir, name)
+		if f.link != "" {
+			must(t, os.Symlink(f.link, at))
+			notes = true
+			continue
+		}
+		must(t, os.WriteFile(at, []byte(f.content), fs.FileMode(f.mode)))
+		must(t, os.Chtimes(at, time.Unix(1e9, 0), time.Unix(1e9, 0)))
 	}
+	_, exists := im["file"]
 	path := filepath.Join(dir, "file")
 	must(t, lockedfile.Update(context.Background(), path, perm, func(old []byte) ([]byte, error) {
 		if string(old) != im["file"].content {
@@ -93,6 +105,10 @@ func restart(t *testing.T, im image) {
 		}
 		return []byte("next"), nil
 	}))
+	if !exists && !notes {
+		must(t, os.Chtimes(path, time.Unix(1e9, 0), time.Unix(1e9, 0)))
+		must(t, lockedfile.Write(context.Background(), path, nil, perm))
+	}
 	entries, err := os.ReadDir(dir)
 	must(t, err)
 	if len(entries) != 1 {

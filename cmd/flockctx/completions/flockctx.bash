@@ -17,7 +17,7 @@ _flockctx()
 			--) options=0 ;;
 			esac
 			case $word in
-			--wait | --timeout | --conflict-exit-code | --also | --start | --length | --fd) ;;
+			--wait | --timeout | --conflict-exit-code | --also | --slots | --start | --length | --fd) ;;
 			-c | --command)
 				((fd)) || continue
 				;;
@@ -51,6 +51,10 @@ _flockctx()
 		;;
 	-E | --conflict-exit-code)
 		mapfile -t COMPREPLY < <(compgen -W '{0..255}' -- "$cur")
+		return
+		;;
+	--slots)
+		mapfile -t COMPREPLY < <(compgen -W "$(nproc 2>/dev/null)" -- "$cur")
 		return
 		;;
 	--also)
@@ -94,7 +98,7 @@ _flockctx()
 	-*)
 		((options)) || return
 		mapfile -t COMPREPLY < <(compgen -W '--shared --exclusive --unlock --nonblock --wait --timeout
-			--conflict-exit-code --close --command --no-fork --fd --fcntl --start --length --also
+			--conflict-exit-code --close --command --no-fork --fd --fcntl --start --length --also --slots
 			--remove --verbose --quiet --list --json --probe --help --version' -- "$cur")
 		;;
 	*)

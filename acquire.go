@@ -15,7 +15,7 @@ import (
 func lockNew(path string, opts *Options, a *attempt) (*Flock, error) {
 	refused := a.ctx.Err() != nil // which may panic, before anything is done
 	l := New(path, opts)
-	a.traced(l, "lock", l.opts.Mode)
+	a.traced(l, "lock")
 	if refused || l.opts.invalid != nil {
 		return nil, l.failure("lock", l.opts.Mode, a, l.refusal(refused))
 	}
@@ -46,7 +46,7 @@ func (l *Flock) refusal(ended bool) error {
 
 // lock is the way to a lock of a handle that others may use too.
 func (l *Flock) lock(a *attempt) error {
-	a.traced(l, "lock", l.opts.Mode)
+	a.traced(l, "lock")
 	if ended := a.ctx.Err() != nil; ended || l.opts.invalid != nil {
 		return l.failure("lock", l.Mode(), a, l.refusal(ended))
 	}
@@ -59,6 +59,9 @@ func (l *Flock) lock(a *attempt) error {
 	l.state = locking
 	m := Mode(l.mode)
 	l.mu.Unlock()
+	if a.trace != nil {
+		a.trace.inMode(m)
+	}
 
 	err := l.acquire(a, m)
 	if err == errStale && !a.once {

@@ -27,9 +27,10 @@ func (g *Gate) watched(now int64) bool {
 func (g *Gate) startWatch(now int64) {
 	w := new(watch)
 	g.watch, g.watchEnd = w, now+int64(watchTime)
+	mu := g.mu // Init may write g for its next use before the mutex is held here
 	w.timer = time.AfterFunc(watchTime, func() {
-		g.mu.Lock()
-		defer g.mu.Unlock()
+		mu.Lock()
+		defer mu.Unlock()
 		if g.watch != w {
 			return
 		}

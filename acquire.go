@@ -47,7 +47,13 @@ func (l *Flock) refusal(ended bool) error {
 // lock is the way to a lock of a handle that others may use too.
 func (l *Flock) lock(a *attempt) error {
 	a.traced(l, "lock")
-	if ended := a.ctx.Err() != nil; ended || l.opts.invalid != nil {
+	var ended bool
+	if a.once {
+		ended = a.ended() // LockAll may have taken something
+	} else {
+		ended = a.ctx.Err() != nil
+	}
+	if ended || l.opts.invalid != nil {
 		return l.failure("lock", l.Mode(), a, l.refusal(ended))
 	}
 	l.mu.Lock()

@@ -15,7 +15,7 @@ import (
 func lockNew(path string, opts *Options, a *attempt) (*Flock, error) {
 	refused := a.ctx.Err() != nil // which may panic, before anything is done
 	l := New(path, opts)
-	a.traced(l, "lock", l.opts.Mode)
+	a.traced(l, "lock")
 	if refused || l.opts.invalid != nil {
 		return nil, l.failure("lock", l.opts.Mode, a, l.refusal(refused))
 	}
@@ -46,9 +46,14 @@ func (l *Flock) refusal(ended bool) error {
 
 // lock is the way to a lock of a handle that others may use too.
 func (l *Flock) lock(a *attempt) error {
-	a.traced(l, "lock", l.opts.Mode)
-	// LockAll holds other locks by now, and the context may panic: accept asks it.
-	if ended := !a.once && a.ctx.Err() != nil; ended || l.opts.invalid != nil {
+	a.traced(l, "lock")
+	var ended bool
+	if a.once {
+		ended = a.ended() // LockAll may have taken something
+	} else {
+		ended = a.ctx.Err() != nil
+	}
+	if ended || l.opts.invalid != nil {
 		return l.failure("lock", l.Mode(), a, l.refusal(ended))
 	}
 	l.mu.Lock()
@@ -60,6 +65,9 @@ func (l *Flock) lock(a *attempt) error {
 	l.state = locking
 	m := Mode(l.mode)
 	l.mu.Unlock()
+	if a.trace != nil {
+		a.trace.inMode(m)
+	}
 
 	err := l.acquire(a, m)
 	if err == errStale && !a.once {

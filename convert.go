@@ -28,7 +28,7 @@ import (
 func (l *Flock) Convert(ctx context.Context, m Mode) error {
 	a := newAttempt(ctx)
 	ended := ctx.Err() != nil
-	a.traced(l, "convert", m)
+	a.tracedConvert(l, m)
 	if err := l.convert(&a, m, ended); err != nil {
 		return l.failure("convert", m, &a, err)
 	}
@@ -44,7 +44,7 @@ func (l *Flock) Convert(ctx context.Context, m Mode) error {
 // Convert.
 func (l *Flock) TryConvert(m Mode) error {
 	a := newTry()
-	a.traced(l, "convert", m)
+	a.tracedConvert(l, m)
 	if err := l.convert(&a, m, false); err != nil {
 		return l.failure("convert", m, &a, err)
 	}
@@ -87,8 +87,6 @@ func (l *Flock) convert(a *attempt, m Mode, ended bool) error {
 			a.panicked = p
 		}
 		yieldAfter(l.leaveGate(Mode(l.mode)))
-	} else if err == nil && a.trace != nil {
-		a.tellGrant(l)
 	}
 	l.mu.Lock()
 	if lost {
@@ -104,7 +102,7 @@ func (l *Flock) convert(a *attempt, m Mode, ended bool) error {
 		l.setState(locked)
 	}
 	l.mu.Unlock()
-	if a.panicked != nil {
+	if err == nil && a.panicked != nil {
 		panic(a.panicked)
 	}
 	return err
@@ -128,11 +126,13 @@ func (l *Flock) upgrade(a *attempt) error {
 		return err
 	}
 	err := l.exchange(a, Exclusive)
-	if err != nil {
-		q.lock()
-		q.gate.Share()
-		q.unlock()
+	if err == nil {
+		a.tellConverted()
+		return nil
 	}
+	q.lock()
+	q.gate.Share()
+	q.unlock()
 	return err
 }
 
@@ -142,6 +142,7 @@ func (l *Flock) downgrade(a *attempt) error {
 	q.publish()
 	err := l.exchange(a, Shared)
 	if err == nil {
+		a.tellConverted()
 		q.lock()
 		q.gate.Share()
 		q.unlock()

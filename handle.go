@@ -80,13 +80,15 @@ func (l *Flock) claim() bool {
 // claimSlowly is claim where that may need waiting. l.mu is held, and released on an
 // error.
 func (l *Flock) claimSlowly(a *attempt) error {
-	if !l.closing && a.try {
+	if !l.closing {
+		if a.try {
+			l.mu.Unlock()
+			return errBusy
+		}
 		l.mu.Unlock()
-		return errBusy
+		a.waits()
+		l.mu.Lock()
 	}
-	l.mu.Unlock()
-	a.waits()
-	l.mu.Lock()
 	if !l.closing {
 		o := l.withOthers()
 		a.gate = &o.turn

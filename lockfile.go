@@ -55,7 +55,7 @@ func lockFile(a *attempt, f *os.File, opts *Options) (*Flock, error) {
 		}
 	}
 	if err != nil {
-		a.traced(l, "lock", l.opts.Mode)
+		a.traced(l, "lock")
 		return nil, l.failure("lock", l.opts.Mode, a, err)
 	}
 	if err := l.lock(a); err != nil {

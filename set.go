@@ -40,21 +40,24 @@ func LockAll(ctx context.Context, paths []string, opts *Options) (*Set, error) {
 	if len(paths) > 0 {
 		first.at = paths[0]
 	}
-	a.traced(first, "lock", first.opts.Mode)
 	if ctx.Err() != nil {
 		a.once = false
+		a.traced(first, "lock")
 		return nil, first.failure("lock", first.opts.Mode, &a, errEnded)
 	}
 	var s *Set
 	busy := first // whose lock was not to be had
 	err := untilCurrent(&a, first.opts.Poll, nil, func() (err error) {
+		if a.startAgain(); a.panicked != nil {
+			return errEnded
+		}
 		s, busy, err = lockAll(&a, paths, opts)
 		return err
 	})
 	a.once = false
 	if err != nil {
-		if a.endWait(); a.trace == nil || a.trace.event.Flock != busy {
-			a.traced(busy, "lock", busy.opts.Mode)
+		if a.trace == nil { // it is not one of those that were waited for
+			a.traced(busy, "lock")
 		}
 		return nil, busy.failure("lock", busy.opts.Mode, &a, err)
 	}
@@ -142,8 +145,13 @@ func sameName(a, b string) bool {
 
 // rollBack leaves the files, also with Options.Remove: they are as they were found.
 func (s *Set) rollBack() {
-	for _, l := range s.files {
-		l.close(false)
+	s.each(func(l *Flock) { l.close(false) })
+}
+
+// each calls fn for all handles, also after one of which it panics, as a hook may.
+func (s *Set) each(fn func(*Flock)) {
+	for _, l := range slices.Backward(s.files) {
+		defer fn(l)
 	}
 }
 
@@ -167,10 +175,10 @@ func (s *Set) Close() error {
 	}
 	s.closed = true
 	var errs []error
-	for _, l := range s.files {
+	s.each(func(l *Flock) {
 		if err := l.Close(); err != nil && !errors.Is(err, fs.ErrClosed) {
 			errs = append(errs, err)
 		}
-	}
+	})
 	return errors.Join(errs...)
 }

@@ -24,17 +24,17 @@ func SlogTracer(l *slog.Logger) *Tracer {
 			if !l.Enabled(ctx, slog.LevelWarn) {
 				return
 			}
-			text := fmt.Sprintf("still waiting for %s after %v%s", e.Path, e.Waited.Round(time.Millisecond), inTheWay(e))
+			text := fmt.Sprintf("still waiting for %s after %v%s", e.Path, e.Waited.Round(time.Second/10), heldBy(e))
 			log(ctx, slog.LevelWarn, e, text, slog.Duration("waited", e.Waited))
 		},
 		Acquired: func(ctx context.Context, e Event) {
 			if l.Enabled(ctx, slog.LevelDebug) {
-				log(ctx, slog.LevelDebug, e, "locked "+e.Path, slog.Duration("waited", e.Waited))
+				log(ctx, slog.LevelDebug, e, past(e.Op)+" "+e.Path, slog.Duration("waited", e.Waited))
 			}
 		},
 		Failed: func(ctx context.Context, e Event) {
 			if l.Enabled(ctx, slog.LevelInfo) {
-				log(ctx, slog.LevelInfo, e, "not locked: "+e.Path, slog.Duration("waited", e.Waited), slog.Any("error", e.Err))
+				log(ctx, slog.LevelInfo, e, "not "+past(e.Op)+": "+e.Path, slog.Duration("waited", e.Waited), slog.Any("error", e.Err))
 			}
 		},
 		Released: func(e Event) {
@@ -51,16 +51,23 @@ func SlogTracer(l *slog.Logger) *Tracer {
 	}
 }
 
-// inTheWay says who holds the lock of e, as the end of a sentence, or nothing where that
+func past(op string) string {
+	if op == "convert" {
+		return "converted"
+	}
+	return "locked"
+}
+
+// heldBy says who holds the lock of e, as the end of a sentence, or nothing where that
 // cannot be told.
-func inTheWay(e Event) string {
+func heldBy(e Event) string {
 	hs, err := e.Holders()
 	if err != nil {
 		return ""
 	}
 	var who []string
 	for _, h := range hs {
-		if !h.Waiting && h.Mechanism == e.Mechanism {
+		if h.inTheWayOf(e) {
 			who = append(who, h.name())
 		}
 	}
@@ -72,6 +79,18 @@ func inTheWay(e Event) string {
 		who = append(who[:most], fmt.Sprintf("%d more", len(who)-most))
 	}
 	return ": held by " + strings.Join(who, ", ")
+}
+
+// inTheWayOf reports whether h holds what e's handle waits for. OFD and POSIX locks
+// exclude each other, both where their ranges overlap.
+func (h *Holder) inTheWayOf(e Event) bool {
+	kind := h.Mechanism
+	if kind == POSIX {
+		kind = OFD
+	}
+	want := queueKey{start: e.Flock.opts.Start, length: e.Flock.opts.Length}
+	has := queueKey{start: h.Start, length: h.Length}
+	return !h.Waiting && kind == e.Mechanism && want.overlaps(has)
 }
 
 // name names the holder: its process, and the beginning of its command line.

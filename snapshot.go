@@ -15,6 +15,10 @@ type HandleInfo struct {
 	Start, Length int64 // of an OFD lock; a Length of 0 reaches to the end of the file
 	Locked        bool  // the handle holds its lock
 	Waiting       int   // goroutines that wait for it: for another handle or process, or for their turn of this one
+
+	// Device and Inode are the file's, on Linux as stat(2) gives them, which are mostly
+	// those of a Holder: see there. They are zero where the system has no such numbers.
+	Device, Inode uint64
 }
 
 // Snapshot returns the handles of this process that hold a lock or wait for one, sorted
@@ -28,11 +32,11 @@ func Snapshot() []HandleInfo {
 		s.mu.Lock()
 		for q := s.queues; q != nil; q = q.next {
 			for l := q.holders; l != nil; l = l.nextHolder {
-				infos = append(infos, l.info(false))
+				infos = append(infos, l.info(q, false))
 			}
 			q.gate.Waiting(func(_ gate.Mode, tag any) {
 				if l, ok := tag.(*Flock); ok {
-					infos = append(infos, l.info(true))
+					infos = append(infos, l.info(q, true))
 				}
 			})
 		}
@@ -50,13 +54,14 @@ func Snapshot() []HandleInfo {
 	return infos
 }
 
-// info says how it is with the handle; waiting, that one of its goroutines waits in the
-// queue. The mutex of the queue is held.
-func (l *Flock) info(waiting bool) HandleInfo {
+// info says how it is with a handle of the queue q; waiting, that one of its goroutines
+// waits there. The mutex of the queue is held.
+func (l *Flock) info(q *queue, waiting bool) HandleInfo {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	h := HandleInfo{
 		Path: l.Name(), Mode: Mode(l.mode), Mechanism: l.opts.Mechanism, Start: l.opts.Start, Length: l.opts.Length,
+		Device: q.key.id.Dev, Inode: q.key.id.Ino,
 		Locked: !waiting && (l.state == locked || l.state == unlocking || l.state == converting),
 	}
 	if waiting || l.state == locking || l.state == converting {

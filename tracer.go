@@ -11,26 +11,31 @@ import (
 // the process by [SetTracer], or for a handle by Options.Tracer; then both are told, that
 // of the process first.
 //
-// Of one handle the events come one after the other, in the order in which it was locked
-// and released; of one file, too, as far as this process goes. Hooks run in the goroutine
-// of the call, which goes on when they return, with no mutex held; but StillWaiting runs
-// in one of its own. They may call [Holders], [Snapshot] and lock other files. A hook
-// that panics ends its call: nothing of that is left taken, and the panic reaches the
-// caller.
+// Of one handle grants and releases come one after the other, in the order in which they
+// happen; of one file, too, as far as this process goes. Hooks run in the goroutine of
+// the call, which goes on when they return, with no mutex held; but StillWaiting runs in
+// one of its own, and the end of the wait waits for it. They may call [Holders],
+// [Snapshot] and lock other files.
+//
+// A hook that panics ends its call, whose caller gets the panic: a Lock gives back what it
+// has taken, Unlock and Close release, and a Convert leaves the lock held, converted where
+// it was Acquired that panicked.
 type Tracer struct {
-	// Waiting: a call begins to wait. The context that it returns is given to the other
-	// three of the call, and may carry a span, say; nil leaves it as it is. It does not
-	// govern the wait.
+	// Waiting: a call begins to wait; Acquired or Failed will tell how that ends. The
+	// context that it returns is given to the other three of the call, and may carry a
+	// span, say; nil leaves it as it is. It does not govern the wait.
 	Waiting func(ctx context.Context, e Event) context.Context
 
 	// StillWaiting: the call has waited for 1 s; and again each time that has doubled.
 	StillWaiting func(ctx context.Context, e Event)
 
-	// Acquired: a lock was granted, waited for or not, or converted. The call is about
-	// to return nil.
+	// Acquired: a lock was granted, waited for or not, or converted to another mode. The
+	// call is about to return nil; but LockAll, which still may find that another file is
+	// not to be had, gives all back then.
 	Acquired func(ctx context.Context, e Event)
 
-	// Failed: a call ends without the lock, or without converting it; e.Err says why.
+	// Failed: a call ends without the lock, or without converting it; e.Err says why. Or
+	// LockAll waited for a file that was replaced meanwhile, and begins anew.
 	Failed func(ctx context.Context, e Event)
 
 	// Released: a lock was given back by Unlock or Close, or lost by Convert.
@@ -39,7 +44,7 @@ type Tracer struct {
 
 // An Event is what happened to a lock.
 type Event struct {
-	Op        string // "lock", "convert", "unlock" or "close"
+	Op        string // what was called: "lock", "convert", "unlock" or "close"
 	Path      string // as the handle's Name
 	Mode      Mode   // that is asked for, or was held
 	Mechanism Mechanism
@@ -61,7 +66,8 @@ var processTracer atomic.Pointer[Tracer]
 func SetTracer(t *Tracer) (old *Tracer) { return processTracer.Swap(t) }
 
 // JoinTracers returns a tracer that tells all of ts, in their order; nil ones are left
-// out. The context that one's Waiting returns is given to the next one.
+// out. The context that one's Waiting returns is given to the next one. Where one of them
+// panics the next ones are told all the same, but for Waiting.
 func JoinTracers(ts ...*Tracer) *Tracer {
 	joined := &Tracer{}
 	for _, t := range ts {
@@ -73,7 +79,7 @@ func JoinTracers(ts ...*Tracer) *Tracer {
 		joined.Acquired = joinHooks(joined.Acquired, t.Acquired)
 		joined.Failed = joinHooks(joined.Failed, t.Failed)
 		if a, b := joined.Released, t.Released; a != nil && b != nil {
-			joined.Released = func(e Event) { a(e); b(e) }
+			joined.Released = func(e Event) { defer b(e); a(e) }
 		} else if b != nil {
 			joined.Released = b
 		}
@@ -107,7 +113,7 @@ func joinHooks(a, b func(context.Context, Event)) func(context.Context, Event) {
 	case b == nil:
 		return a
 	}
-	return func(ctx context.Context, e Event) { a(ctx, e); b(ctx, e) }
+	return func(ctx context.Context, e Event) { defer b(ctx, e); a(ctx, e) }
 }
 
 // tracerOf returns whom to tell of what happens to a handle with settings s, nil for
@@ -143,12 +149,27 @@ type trace struct {
 	panicked any                // what StillWaiting panicked with
 }
 
-// traced notes whom to tell of a, which wants op of l in mode m.
-func (a *attempt) traced(l *Flock, op string, m Mode) {
+// traced notes whom to tell of a, which wants op of l.
+func (a *attempt) traced(l *Flock, op string) {
 	a.trace = nil
 	if t := tracerOf(l.opts); t != nil {
-		a.trace = &trace{Tracer: t, ctx: a.ctx, event: l.event(op, m)}
+		a.trace = &trace{Tracer: t, ctx: a.ctx, event: l.event(op, l.Mode())}
 	}
+}
+
+// tracedConvert is traced for a Convert to m.
+func (a *attempt) tracedConvert(l *Flock, m Mode) {
+	if a.traced(l, "convert"); a.trace != nil {
+		a.trace.event.Mode = m
+	}
+}
+
+// inMode notes which mode a wants, which another goroutine may have changed by Convert
+// until a had the handle.
+func (t *trace) inMode(m Mode) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.event.Mode = m
 }
 
 // tellWait tells that the wait begins.
@@ -163,12 +184,11 @@ func (a *attempt) tellWait() {
 	if t.StillWaiting == nil {
 		return
 	}
+	ctx, cancel := context.WithCancel(quiet{a.ctx, a.done})
+	t.cancel, t.done, a.done = cancel, a.done, ctx.Done()
+	next := time.Second
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	var ctx context.Context
-	ctx, t.cancel = context.WithCancel(quiet{a.ctx, a.done})
-	t.done, a.done = a.done, ctx.Done()
-	next := time.Second
 	t.timer = time.AfterFunc(next, func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
@@ -219,24 +239,46 @@ func (a *attempt) endWait() {
 // a hook panicked: the lock is to be given back then, and the tracer knows.
 func (a *attempt) tellGrant(l *Flock) error {
 	a.endWait()
-	t := a.trace
-	if a.panicked == nil {
-		if t.event.Op == "lock" {
-			l.granted = nanotime()
-		}
-		if t.Acquired == nil {
-			return nil
-		}
-		a.ask(func() { t.Acquired(t.ctx, t.now()) })
-		if a.panicked == nil {
-			return nil
-		}
-		if t.event.Op == "lock" && t.Released != nil {
-			a.ask(func() { t.Released(t.now()) })
-			a.trace = nil
-		}
+	if a.panicked != nil {
+		return errEnded
 	}
+	m := a.trace.event.Mode
+	l.granted = nanotime()
+	a.tellAcquired()
+	if a.panicked == nil {
+		return nil
+	}
+	l.released("lock", m, nil) // what this panics with comes second
 	return errEnded
+}
+
+// tellConverted tells that a handle is converted, before the gate lets others in beside
+// it. It stays so where a hook panics.
+func (a *attempt) tellConverted() {
+	if a.trace != nil {
+		a.endWait()
+		a.tellAcquired()
+	}
+}
+
+// tellAcquired ends the trace.
+func (a *attempt) tellAcquired() {
+	t := a.trace
+	a.trace = nil
+	if t.Acquired != nil {
+		a.ask(func() { t.Acquired(t.ctx, t.now()) })
+	}
+}
+
+// startAgain ends the trace of a call that gives up what it has, to begin anew with other
+// handles. Where a wait was told its end is.
+func (a *attempt) startAgain() {
+	if t := a.trace; t != nil {
+		if a.endWait(); t.began != 0 {
+			a.tellFailure(errReplaced)
+		}
+		a.trace = nil
+	}
 }
 
 // tellFailure tells of the end without a lock.
@@ -253,6 +295,8 @@ func (a *attempt) tellFailure(err error) {
 // released tells of the end of a lock of l. It is called before anybody else of this
 // process can have the lock, so what a hook panics with is returned.
 func (l *Flock) released(op string, m Mode, err error) (panicked any) {
+	granted := l.granted
+	l.granted = 0
 	t := tracerOf(l.opts)
 	if t == nil || t.Released == nil {
 		return nil
@@ -260,9 +304,8 @@ func (l *Flock) released(op string, m Mode, err error) (panicked any) {
 	defer func() { panicked = recover() }()
 	e := l.event(op, m)
 	e.Err = err
-	if l.granted != 0 {
-		e.Held = time.Duration(max(nanotime()-l.granted, 1))
-		l.granted = 0
+	if granted != 0 {
+		e.Held = time.Duration(max(nanotime()-granted, 1))
 	}
 	t.Released(e)
 	return nil

@@ -17,11 +17,11 @@ import (
 func untilCurrent(a *attempt, poll Backoff, l *Flock, try func() error) error {
 	var b *backoff
 	for a.rounds = 1; ; a.rounds++ {
+		a.gate = nil // it is that of another file, by now maybe of somebody else
 		err := try()
 		if err != errStale {
 			return err
 		}
-		a.gate = nil // it was that of another file
 		switch {
 		case a.ended():
 			return errEnded

@@ -18,7 +18,7 @@ func TestOriginalsTests(t *testing.T) {
 		leave   string
 	}{
 		{version: "v0.13.0", least: 27},
-		// From v0.13.1 on the internal test is of an unexported loop too, which has
+		// From v0.13.2 on the internal test is of an unexported loop too, which has
 		// no counterpart. The rest of it is that of v0.13.0.
 		{version: "v0.13.2", least: 25, leave: "flock_internal_test.go"},
 	} {

@@ -474,3 +474,15 @@ func TestGateUnderLoad(t *testing.T) {
 	}
 	t.Logf("longest wait %v", longest)
 }
+
+// A gate that begins a new life does not race with a watch of its last one.
+func TestInitBesideAWatch(t *testing.T) {
+	var mu sync.Mutex
+	var g Gate
+	mu.Lock()
+	g.Init(&mu, 0)
+	g.startWatch(nanotime())
+	g.Init(&mu, 0)
+	mu.Unlock()
+	time.Sleep(2 * watchTime)
+}

@@ -25,8 +25,9 @@ func (g *Gate) watched(now int64) bool {
 // A watch is forgotten, or put off, by a field: no timer is touched but by its own
 // goroutine, since another one may not, where one of the two is in a bubble.
 func (g *Gate) startWatch(now int64) {
-	w, mu := new(watch), g.mu // the gate may be another one's by the end, with the same mutex
+	w := new(watch)
 	g.watch, g.watchEnd = w, now+int64(watchTime)
+	mu := g.mu // Init may write g for its next use before the mutex is held here
 	w.timer = time.AfterFunc(watchTime, func() {
 		mu.Lock()
 		defer mu.Unlock()

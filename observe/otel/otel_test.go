@@ -2,7 +2,9 @@ package flockotel_test
 
 import (
 	"context"
+	"errors"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -62,8 +64,8 @@ func (b *backend) collect(t *testing.T) map[string]metricdata.Metrics {
 	return metrics
 }
 
-// A series is one of a histogram: how many there were, and their sum. In a bubble a grant
-// comes to the microsecond at which it looked again, so the sum is rounded.
+// A series is one of a histogram: how many there were, and their sum. That is rounded: a
+// waiter of the same process looks again some 100 µs after the release.
 type series struct {
 	count uint64
 	sum   time.Duration
@@ -245,6 +247,41 @@ func TestConvertIsAnOperationOfItsOwn(t *testing.T) {
 			t.Errorf("spans: %+v", s)
 		}
 	})
+}
+
+func TestALockThatConvertLost(t *testing.T) {
+	path := tempPath(t)
+	synctest.Test(t, func(t *testing.T) {
+		b := newBackend(false)
+		l, err := flockctx.Lock(t.Context(), path, &flockctx.Options{Tracer: b.tracer})
+		must(t, err)
+		time.Sleep(time.Second)
+		must(t, os.Rename(path, path+".old"))
+		must(t, os.WriteFile(path, nil, 0o600))
+		if err := l.Convert(t.Context(), flockctx.Shared); !errors.Is(err, flockctx.ErrNotLocked) {
+			t.Fatalf("%v, want a lost lock", err)
+		}
+		must(t, l.Close())
+		want(t, "failures", b.failures(t), map[string]int64{
+			"error.type=lost,flockctx.mode=shared,flockctx.operation=convert": 1,
+		})
+		want(t, "holds", b.durations(t, "flockctx.hold.duration"), map[string]series{
+			"error.type=lost,flockctx.mode=exclusive": {1, time.Second},
+		})
+	})
+}
+
+// How long a lock was held is unknown where nobody saw the grant, and not zero.
+func TestATracerThatCameLater(t *testing.T) {
+	b := newBackend(false)
+	l, err := flockctx.Lock(t.Context(), tempPath(t), nil)
+	must(t, err)
+	flockctx.SetTracer(b.tracer)
+	defer flockctx.SetTracer(nil)
+	must(t, l.Close())
+	if m := b.collect(t); len(m) != 0 {
+		t.Errorf("metrics: %v", m)
+	}
 }
 
 // Paths of any bytes, which a protocol of UTF-8 would refuse.

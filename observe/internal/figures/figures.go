@@ -1,0 +1,43 @@
+// Package figures is what the modules below observe say alike: why a lock was not had,
+// and which durations their histograms tell apart.
+package figures
+
+import (
+	"errors"
+	"io/fs"
+	"strings"
+
+	"github.com/flockctx/flockctx"
+)
+
+// Seconds are the upper bounds of the buckets. A lock that is handed over at once takes
+// some 20 µs, the patience of a request is seconds, and a nightly job may hold for an hour.
+var Seconds = []float64{1e-4, 1e-3, 5e-3, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60, 300, 3600}
+
+// Reason returns why a call did not get the lock, or what was wrong with its release, as
+// one of few words: "locked", a TryLock found it taken; "timeout", a deadline ended the
+// wait; "canceled", the context ended otherwise; "closed", the handle or file was closed;
+// "lost", by Convert; or "" for all else, such as a file that cannot be opened.
+func Reason(err error) string {
+	// First, because what follows may match the cause of a context too.
+	if busy := (*flockctx.BusyError)(nil); errors.As(err, &busy) {
+		switch {
+		case busy.Err == flockctx.ErrLocked:
+			return "locked"
+		case busy.Timeout():
+			return "timeout"
+		}
+		return "canceled"
+	}
+	switch {
+	case errors.Is(err, flockctx.ErrNotLocked):
+		return "lost"
+	case errors.Is(err, fs.ErrClosed):
+		return "closed"
+	}
+	return ""
+}
+
+// Text returns s, a path or what contains one, without what is not UTF-8. A path may be
+// any bytes; exporters drop the whole batch for one, or panic.
+func Text(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }

@@ -1,0 +1,150 @@
+// Package flockotel reports the locks of a program to OpenTelemetry:
+//
+//	flockctx.SetTracer(flockotel.Tracer(nil))
+//
+// A call that waits for a lock has a span "flockctx.wait", a child of the span in the
+// context that Lock was given. A lock that is free makes none. It has the attributes
+// file.path, flockctx.operation ("lock" or "convert"), flockctx.mode and
+// flockctx.mechanism; where the call failed, the status Error and error.type as well.
+//
+// The metrics, in seconds where they are durations:
+//
+//   - flockctx.wait.duration, a histogram of how long each call waited, those that got the
+//     lock at once or failed included; with flockctx.operation, flockctx.mode and, of those
+//     that failed, error.type.
+//   - flockctx.hold.duration, a histogram of how long locks were held, from the grant to
+//     the release; with flockctx.mode, and error.type where the release went wrong. It is
+//     complete for those that were granted while the tracer was set.
+//   - flockctx.failures, a counter of the calls that ended without the lock, with the
+//     attributes that flockctx.wait.duration has.
+//
+// An error.type is "locked" (a TryLock found the lock taken), "timeout", "canceled",
+// "closed", "lost" (by Convert) or "_OTHER". So there are few series, however many files
+// are locked; Options.Paths adds one attribute of which there may be many.
+//
+// LockAll reports each file, and one whose path was replaced while it waited as a failure
+// of type "_OTHER", after which it waits anew.
+package flockotel
+
+import (
+	"cmp"
+	"context"
+
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/flockctx/flockctx"
+	"github.com/flockctx/flockctx/observe/internal/figures"
+)
+
+// Options says what to report, and to whom. A nil *Options and the zero value are the
+// defaults.
+type Options struct {
+	TracerProvider trace.TracerProvider // nil: the global one, which may be set later
+	MeterProvider  metric.MeterProvider // likewise
+
+	// Paths adds file.path to the metrics, as it was given to flockctx. Each path has
+	// series of its own then, for good: for programs that lock few files.
+	Paths bool
+}
+
+// The names that flockctx has no say in are those of the semantic conventions:
+// https://opentelemetry.io/docs/specs/semconv/registry/attributes/
+const (
+	scope     = "github.com/flockctx/flockctx/observe/otel"
+	filePath  = attribute.Key("file.path")
+	errorType = attribute.Key("error.type")
+	operation = attribute.Key("flockctx.operation")
+	mode      = attribute.Key("flockctx.mode")
+	mechanism = attribute.Key("flockctx.mechanism")
+)
+
+// Tracer returns a tracer that reports to OpenTelemetry. Set it once, for the process or
+// for a handle: two that report to the same provider count everything twice. What a
+// provider refuses goes to the error handler of OpenTelemetry.
+func Tracer(o *Options) *flockctx.Tracer {
+	if o == nil {
+		o = &Options{}
+	}
+	spans, meters := o.TracerProvider, o.MeterProvider
+	if spans == nil {
+		spans = otel.GetTracerProvider()
+	}
+	if meters == nil {
+		meters = otel.GetMeterProvider()
+	}
+	r := &reporter{spans: spans.Tracer(scope), paths: o.Paths}
+	m := meters.Meter(scope)
+	var err error
+	histogram := func(name, description string) metric.Float64Histogram {
+		h, e := m.Float64Histogram(name, metric.WithUnit("s"), metric.WithDescription(description),
+			metric.WithExplicitBucketBoundaries(figures.Seconds...))
+		err = cmp.Or(err, e)
+		return h
+	}
+	r.waits = histogram("flockctx.wait.duration", "How long calls waited for a lock.")
+	r.holds = histogram("flockctx.hold.duration", "How long locks were held.")
+	failures, e := m.Int64Counter("flockctx.failures", metric.WithUnit("{failure}"),
+		metric.WithDescription("Calls that ended without the lock."))
+	if r.failures = failures; cmp.Or(err, e) != nil {
+		otel.Handle(cmp.Or(err, e))
+	}
+	return &flockctx.Tracer{Waiting: r.waiting, Acquired: r.ended, Failed: r.ended, Released: r.released}
+}
+
+type reporter struct {
+	spans        trace.Tracer
+	waits, holds metric.Float64Histogram
+	failures     metric.Int64Counter
+	paths        bool
+}
+
+func (r *reporter) waiting(ctx context.Context, e flockctx.Event) context.Context {
+	ctx, span := r.spans.Start(ctx, "flockctx.wait", trace.WithAttributes(
+		filePath.String(figures.Text(e.Path)), operation.String(e.Op), mode.String(e.Mode.String()), mechanism.String(e.Mechanism.String())))
+	// By a key of its own: the context of the end may have a later tracer's span.
+	return context.WithValue(ctx, r, span)
+}
+
+func (r *reporter) ended(ctx context.Context, e flockctx.Event) {
+	attributes := r.attributes(e, operation.String(e.Op))
+	r.waits.Record(ctx, e.Waited.Seconds(), attributes)
+	if e.Err != nil {
+		r.failures.Add(ctx, 1, attributes)
+	}
+	// Without a wait the span is that of a hook which called Lock with its own context.
+	span, _ := ctx.Value(r).(trace.Span)
+	if span == nil || e.Waited == 0 {
+		return
+	}
+	if e.Err != nil {
+		span.SetStatus(codes.Error, figures.Text(e.Err.Error()))
+		span.SetAttributes(reason(e))
+	}
+	span.End()
+}
+
+func (r *reporter) released(e flockctx.Event) {
+	if e.Held != 0 {
+		r.holds.Record(context.Background(), e.Held.Seconds(), r.attributes(e))
+	}
+}
+
+// attributes returns those of a metric of e: more, and what all have.
+func (r *reporter) attributes(e flockctx.Event, more ...attribute.KeyValue) metric.MeasurementOption {
+	all := append(more, mode.String(e.Mode.String()))
+	if e.Err != nil {
+		all = append(all, reason(e))
+	}
+	if r.paths {
+		all = append(all, filePath.String(figures.Text(e.Path)))
+	}
+	return metric.WithAttributes(all...)
+}
+
+func reason(e flockctx.Event) attribute.KeyValue {
+	return errorType.String(cmp.Or(figures.Reason(e.Err), "_OTHER"))
+}

@@ -537,3 +537,27 @@ func TestAConversionIsToldBeforeOthersComeIn(t *testing.T) {
 	must(t, soon(t, granted, "the reader"))
 	d.want(t, "acquired lock", "waiting lock", "acquired convert", "acquired lock")
 }
+
+// A hook must not close the handle that it is told of, but may have another goroutine do
+// so: that ends the wait, also of a handle that the caller does not know yet.
+func TestHandleOfAnEventIsClosedElsewhere(t *testing.T) {
+	for _, wait := range waits {
+		path := tempPath(t)
+		startHolder(t, path, flockctx.Options{})
+		closing := make(chan error, 1)
+		o := &flockctx.Options{Wait: wait, Tracer: &flockctx.Tracer{
+			Waiting: func(_ context.Context, e flockctx.Event) context.Context {
+				go func() {
+					for flockctx.WaitingOutside() == 0 {
+						time.Sleep(ms)
+					}
+					closing <- e.Flock.Close()
+				}()
+				return nil
+			},
+		}}
+		done := async(func() error { _, err := flockctx.Lock(t.Context(), path, o); return err })
+		wantErr(t, soon(t, done, "Lock of a handle that is closed"), fs.ErrClosed)
+		must(t, soon(t, closing, "Close"))
+	}
+}

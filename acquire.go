@@ -19,20 +19,25 @@ func lockNew(path string, opts *Options, a *attempt) (*Flock, error) {
 	if refused || l.opts.invalid != nil {
 		return nil, l.failure("lock", l.opts.Mode, a, l.refusal(refused))
 	}
-	// No other goroutine knows the handle: it is entered without l.mu.
-	a.alone = true
+	// No other goroutine knows the handle, which is entered without l.mu; but a tracer may
+	// hand it on.
+	a.alone = a.trace == nil
 	l.taken = true
 	l.state = locking
 	err := l.acquire(a, l.opts.Mode)
 	if err == errStale {
 		err = l.acquireCurrent(a, l.opts.Mode)
 	}
+	l.mu.Lock() // Snapshot knows the handle by now
+	if err == nil {
+		l.setState(locked)
+	} else {
+		l.setState(unlocked)
+	}
+	l.mu.Unlock()
 	if err != nil {
 		return nil, l.failure("lock", l.opts.Mode, a, err)
 	}
-	l.mu.Lock() // Snapshot knows the handle by now
-	l.state = locked
-	l.mu.Unlock()
 	return l, nil
 }
 

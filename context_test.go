@@ -68,13 +68,6 @@ var callsContext = []struct {
 	}},
 }
 
-// recovered calls fn and returns what it panicked with, or nil.
-func recovered(fn func()) (p any) {
-	defer func() { p = recover() }()
-	fn()
-	return nil
-}
-
 func TestNilContextPanics(t *testing.T) {
 	for _, c := range callsContext {
 		path := tempPath(t)

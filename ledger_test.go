@@ -214,7 +214,7 @@ func (g *ledger) call(op string, fn func(context.Context) error) (ok bool, r *re
 		ctx = fickle
 	}
 	var err error
-	p := panicOf(func() { err = fn(ctx) })
+	p := recovered(func() { err = fn(ctx) })
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	bad := ""
@@ -279,7 +279,7 @@ func (g *ledger) step(slots []*slot, lost *atomic.Int64) {
 		}
 	case 5, 6, 7:
 		var err error
-		if p := panicOf(func() { err = l.Unlock() }); p != nil || err == nil {
+		if p := recovered(func() { err = l.Unlock() }); p != nil || err == nil {
 			returned(0, 0, 1)
 		}
 	case 8, 9:
@@ -294,7 +294,7 @@ func (g *ledger) step(slots []*slot, lost *atomic.Int64) {
 		}
 	case 10:
 		var err error
-		if p := panicOf(func() { err = l.TryConvert(mode) }); p != nil || err != nil {
+		if p := recovered(func() { err = l.TryConvert(mode) }); p != nil || err != nil {
 			returned(0, 1, 0)
 			if isLost(err) {
 				lost.Add(1)
@@ -312,14 +312,14 @@ func (g *ledger) step(slots []*slot, lost *atomic.Int64) {
 			return err
 		})
 		if ok {
-			panicOf(func() { set.Close() })
+			recovered(func() { set.Close() })
 		}
 	case 13:
 		if f, err := os.Open(slots[0].path); err == nil {
 			g.call("lock", func(ctx context.Context) error {
 				l, err := flockctx.LockFile(ctx, f, &flockctx.Options{Mode: mode, Tracer: s.options.Tracer})
 				if err == nil {
-					panicOf(func() { l.Close() })
+					recovered(func() { l.Close() })
 				}
 				return err
 			})
@@ -336,7 +336,7 @@ func (g *ledger) step(slots []*slot, lost *atomic.Int64) {
 
 // close closes l, by whatever goroutine holds it: nothing of it remains.
 func (g *ledger) close(l *flockctx.Flock) {
-	panicOf(func() { l.Close() })
+	recovered(func() { l.Close() })
 	g.of(l, func(a *account) {
 		a.closed = true
 		if a.held {

@@ -357,3 +357,10 @@ func collect() {
 		time.Sleep(100 * time.Microsecond)
 	}
 }
+
+// recovered calls fn and returns what it panicked with, or nil.
+func recovered(fn func()) (p any) {
+	defer func() { p = recover() }()
+	fn()
+	return nil
+}

@@ -74,13 +74,6 @@ func setTracer(t testing.TB, tracer *flockctx.Tracer) {
 	t.Cleanup(func() { flockctx.SetTracer(old) })
 }
 
-// panicOf returns what fn panics with, or nil.
-func panicOf(fn func()) (p any) {
-	defer func() { p = recover() }()
-	fn()
-	return nil
-}
-
 func TestEachCallIsTold(t *testing.T) {
 	path := tempPath(t)
 	d := &diary{}
@@ -278,126 +271,6 @@ func TestStillWaitingDoubles(t *testing.T) {
 	}
 }
 
-func TestAPanicOfAHook(t *testing.T) {
-	for _, at := range []string{"waiting lock", "still lock", "acquired lock", "failed lock", "released lock", "released unlock", "released close", "acquired convert", "failed convert", "waiting convert", "still convert"} {
-		t.Run(at, func(t *testing.T) {
-			path := tempPath(t)
-			synctest.Test(t, func(t *testing.T) {
-				d, other := &diary{panicAt: at}, &diary{}
-				o := &flockctx.Options{Tracer: flockctx.JoinTracers(d.tracer(), other.tracer())}
-				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
-				defer cancel()
-				l := flockctx.New(path, o)
-				var holder *flockctx.Flock
-				hold := func(m flockctx.Mode) {
-					var err error
-					holder, err = flockctx.TryLock(path, &flockctx.Options{Mode: m})
-					must(t, err)
-				}
-				var p any
-				var lines []string
-				held := false
-				switch at {
-				case "waiting lock":
-					hold(flockctx.Exclusive)
-					p = panicOf(func() { l.Lock(ctx) })
-					lines = []string{"waiting lock", "failed lock"}
-				case "still lock":
-					hold(flockctx.Exclusive)
-					p = panicOf(func() { l.Lock(ctx) })
-					lines = []string{"waiting lock", "still lock", "failed lock"}
-				case "failed lock":
-					hold(flockctx.Exclusive)
-					p = panicOf(func() { l.TryLock() })
-					lines = []string{"failed lock"}
-				case "acquired lock":
-					p = panicOf(func() { l.Lock(ctx) })
-					lines = []string{"acquired lock", "released lock"}
-				case "released lock": // when giving back after another panic
-					d.panicAt = "acquired lock"
-					p = panicOf(func() { l.Lock(ctx) })
-					lines = []string{"acquired lock", "released lock"}
-				case "released unlock":
-					must(t, l.Lock(ctx))
-					p = panicOf(func() { l.Unlock() })
-					lines = []string{"acquired lock", "released unlock"}
-				case "released close":
-					must(t, l.Lock(ctx))
-					p = panicOf(func() { l.Close() })
-					lines = []string{"acquired lock", "released close"}
-				case "acquired convert":
-					must(t, l.Lock(ctx))
-					p = panicOf(func() { l.Convert(ctx, flockctx.Shared) })
-					lines = []string{"acquired lock", "acquired convert"}
-					if held = true; l.Mode() != flockctx.Shared {
-						t.Error("it was converted, and says it was not")
-					}
-				default:
-					must(t, l.Lock(ctx))
-					must(t, l.Convert(ctx, flockctx.Shared))
-					hold(flockctx.Shared)
-					if at == "failed convert" {
-						p = panicOf(func() { l.TryConvert(flockctx.Exclusive) })
-						lines = []string{"acquired lock", "acquired convert", "failed convert"}
-					} else {
-						p = panicOf(func() { l.Convert(ctx, flockctx.Exclusive) })
-						lines = []string{"acquired lock", "acquired convert", "waiting convert", "still convert", "failed convert"}
-						if at == "waiting convert" {
-							lines = []string{"acquired lock", "acquired convert", "waiting convert", "failed convert"}
-						}
-					}
-					held = true
-				}
-				if p != errHook {
-					t.Errorf("panicked with %v, want the hook's own", p)
-				}
-				d.want(t, lines...)
-				// Where one panics the others are told all the same, but for Waiting.
-				other.want(t, slices.DeleteFunc(lines, func(s string) bool { return s == at && strings.HasPrefix(s, "waiting") })...)
-				if l.Locked() != held {
-					t.Errorf("Locked is %v, want %v", l.Locked(), held)
-				}
-				if holder != nil {
-					must(t, holder.Close())
-				}
-				d.panicAt = ""
-				time.Sleep(time.Minute) // StillWaiting must not come
-				d.want(t)
-				if at != "released close" {
-					must(t, l.Close())
-				}
-				wantFree(t, path, flockctx.Options{})
-			})
-		})
-	}
-}
-
-// A context that panics in the middle of a Convert that is waited for and told.
-func TestAPanicOfTheContextEndsWhatIsTold(t *testing.T) {
-	path := tempPath(t)
-	synctest.Test(t, func(t *testing.T) {
-		d := &diary{}
-		l, err := flockctx.Lock(t.Context(), path, &flockctx.Options{Mode: flockctx.Shared, Tracer: d.tracer()})
-		must(t, err)
-		other, err := flockctx.Lock(t.Context(), path, &flockctx.Options{Mode: flockctx.Shared})
-		must(t, err)
-		d.want(t, "acquired lock")
-		p := panicOf(func() { l.Convert(panicsInDone{t.Context()}, flockctx.Exclusive) })
-		if p == nil {
-			t.Error("no panic")
-		}
-		d.want(t, "failed convert")
-		time.Sleep(time.Minute)
-		d.want(t)
-		must(t, other.Close())
-		must(t, l.Close())
-	})
-}
-
-type panicsInDone struct{ context.Context }
-
-func (panicsInDone) Done() <-chan struct{} { panic("Done") }
-
 func TestAHookMayLookAndLockOtherFiles(t *testing.T) {
 	path, other := tempPath(t), tempPath(t)
 	look := func(e flockctx.Event) {
@@ -492,38 +365,6 @@ func TestLockAllThatStartsAgainIsTold(t *testing.T) {
 	})
 }
 
-// Whatever hook panics when a set is closed or rolled back, no file stays locked.
-func TestAPanicOfAHookLeavesNoFileOfASetLocked(t *testing.T) {
-	paths := []string{tempPath(t), tempPath(t), tempPath(t)}
-	free := func() {
-		t.Helper()
-		for _, path := range paths {
-			wantFree(t, path, flockctx.Options{})
-		}
-	}
-	d := &diary{panicAt: "released close"}
-	o := &flockctx.Options{Tracer: d.tracer()}
-	s, err := flockctx.LockAll(t.Context(), paths, o)
-	must(t, err)
-	if p := panicOf(func() { s.Close() }); p != errHook {
-		t.Errorf("panicked with %v", p)
-	}
-	free()
-	for _, busy := range paths {
-		holder := mustLock(t, busy, nil)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
-		panicOf(func() { flockctx.LockAll(ctx, paths, o) })
-		cancel()
-		must(t, holder.Close())
-		free()
-	}
-	d.panicAt = "acquired lock"
-	if p := panicOf(func() { flockctx.LockAll(t.Context(), paths, o) }); p != errHook {
-		t.Errorf("panicked with %v", p)
-	}
-	free()
-}
-
 // A reader that comes in because a writer became one is told after that.
 func TestAConversionIsToldBeforeOthersComeIn(t *testing.T) {
 	path := tempPath(t)
@@ -536,4 +377,28 @@ func TestAConversionIsToldBeforeOthersComeIn(t *testing.T) {
 	must(t, l.Convert(t.Context(), flockctx.Shared))
 	must(t, soon(t, granted, "the reader"))
 	d.want(t, "acquired lock", "waiting lock", "acquired convert", "acquired lock")
+}
+
+// A hook must not close the handle that it is told of, but may have another goroutine do
+// so: that ends the wait, also of a handle that the caller does not know yet.
+func TestHandleOfAnEventIsClosedElsewhere(t *testing.T) {
+	for _, wait := range waits {
+		path := tempPath(t)
+		startHolder(t, path, flockctx.Options{})
+		closing := make(chan error, 1)
+		o := &flockctx.Options{Wait: wait, Tracer: &flockctx.Tracer{
+			Waiting: func(_ context.Context, e flockctx.Event) context.Context {
+				go func() {
+					for flockctx.WaitingOutside() == 0 {
+						time.Sleep(ms)
+					}
+					closing <- e.Flock.Close()
+				}()
+				return nil
+			},
+		}}
+		done := async(func() error { _, err := flockctx.Lock(t.Context(), path, o); return err })
+		wantErr(t, soon(t, done, "Lock of a handle that is closed"), fs.ErrClosed)
+		must(t, soon(t, closing, "Close"))
+	}
 }

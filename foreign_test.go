@@ -20,13 +20,13 @@ func slow(mode flockctx.Mode) *flockctx.Options {
 }
 
 // startSlow has a goroutine wait for path in front of all others, which polls as o says.
-func startSlow(t *testing.T, ctx context.Context, path string, o *flockctx.Options) <-chan error {
+func startSlow(t *testing.T, ctx context.Context, path string, o *flockctx.Options) (l *flockctx.Flock, done <-chan error) {
 	t.Helper()
-	l := newHandle(t, path, o)
-	done := async(func() error { return l.Lock(ctx) })
+	l = newHandle(t, path, o)
+	done = async(func() error { return l.Lock(ctx) })
 	eventually(t, "the slow one waits", func() bool { return flockctx.WaitingOutside() == 1 })
 	time.Sleep(time.Millisecond) // into its first interval
-	return done
+	return l, done
 }
 
 // Behind one that polls once an hour, others get the lock when it is free, each as its
@@ -45,7 +45,7 @@ func TestEagerBehindSlow(t *testing.T) {
 					defer cancel()
 					lazy := slow(modes[0])
 					lazy.Mechanism = mechanism
-					first := startSlow(t, ctx, path, lazy)
+					l, first := startSlow(t, ctx, path, lazy)
 					eager := &flockctx.Options{Mode: modes[1], Mechanism: mechanism, Wait: wait}
 					// One that gives up before is no reason for the slow one to be slow again.
 					err := endsWithin(path, eager, 10*time.Millisecond)
@@ -63,7 +63,7 @@ func TestEagerBehindSlow(t *testing.T) {
 					holder.must("unlock")
 					// The slow one has it first, which is in front; it goes on at once.
 					must(t, soon(t, first, "the slow one"))
-					flockctx.CloseHolders()
+					must(t, l.Close()) // not CloseHolders: the eager one may have it too, and be about to return it
 					soon(t, got, "the eager one")
 					must(t, soon(t, second, "the eager one"))
 				})
@@ -89,7 +89,7 @@ func TestSlowAfterTheEagerHaveLeft(t *testing.T) {
 	path := tempPath(t)
 	startHolder(t, path, flockctx.Options{})
 	ctx, cancel := context.WithCancel(t.Context())
-	first := startSlow(t, ctx, path, slow(flockctx.Exclusive))
+	_, first := startSlow(t, ctx, path, slow(flockctx.Exclusive))
 	for range 5 {
 		for _, wait := range waits {
 			err := endsWithin(path, &flockctx.Options{Wait: wait}, 3*time.Millisecond)
@@ -109,7 +109,7 @@ func TestEagerAfterTheSlowHasLeft(t *testing.T) {
 		path := tempPath(t)
 		holder := startHolder(t, path, flockctx.Options{})
 		ctx, cancel := context.WithCancel(t.Context())
-		first := startSlow(t, ctx, path, slow(flockctx.Exclusive))
+		_, first := startSlow(t, ctx, path, slow(flockctx.Exclusive))
 		second := async(func() error {
 			l, err := flockctx.Lock(t.Context(), path, &flockctx.Options{Wait: wait})
 			if err == nil {

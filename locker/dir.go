@@ -28,7 +28,8 @@ import (
 //
 // On a local file system a lock is never lost while its process runs, and free as
 // soon as the process ends. There is no fencing token. Waiting processes are served
-// in the order that the kernel chooses.
+// in the order that the kernel chooses. It is an [Inspector] on Linux, which knows the
+// processes of all users that it may look at.
 func Dir(dir string, opts *flockctx.Options) Locker {
 	d := &dirLocker{dir: dir}
 	if opts != nil {

@@ -11,7 +11,6 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
 
 	"github.com/flockctx/flockctx/internal/lease"
@@ -34,7 +33,8 @@ import (
 //     twice that time without an answer there is a third; then the oldest is replaced.
 //     Whichever answers first stays, the others are closed.
 //   - A stream that fails is followed by another, after a pause that doubles until
-//     something is answered.
+//     something is answered. A refusal of one lease ends the stream for all; they are sent
+//     in no order, so the others get through until that one has ended.
 //
 // One goroutine decides; each stream has one that sends, which may block, and one that
 // receives. They end when no claim is left: at once if there is no stream, else idleStream
@@ -259,14 +259,14 @@ func (k *keeper) openLocked() *stream {
 func (k *keeper) send(ctx context.Context, s *stream) {
 	conn, err := k.open(ctx, s)
 	if err != nil {
-		k.failed(s, err)
+		k.failed(s)
 		return
 	}
 	go func() {
 		for {
 			resp, err := conn.Recv() // which knows better than Send why
 			if err != nil {
-				k.failed(s, err)
+				k.failed(s)
 				return
 			}
 			k.answered(s, clientv3.LeaseID(resp.ID), resp.TTL)
@@ -356,7 +356,7 @@ func (k *keeper) answered(s *stream, id clientv3.LeaseID, ttl int64) {
 }
 
 // failed takes out a stream that has ended.
-func (k *keeper) failed(s *stream, err error) {
+func (k *keeper) failed(s *stream) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	s.cancel()
@@ -368,27 +368,8 @@ func (k *keeper) failed(s *stream, err error) {
 		now := lease.Now()
 		k.retryAt = now + lease.Instant(k.pause/2+rand.N(k.pause/2))
 		k.pause = min(2*k.pause, maxRetryPause)
-		if c := k.refusedLocked(s, err); c != nil {
-			c.due = now + lease.Instant(c.ttl/6)
-		}
 		k.hasteLocked(now)
 	}
-}
-
-// refusedLocked returns the claim whose lease the server will not renew, or nil. Such an
-// answer ends the stream, so that one is to let the others go first from now on.
-func (k *keeper) refusedLocked(s *stream, err error) (first *claim) {
-	switch code(err) {
-	case codes.Unavailable, codes.Canceled, codes.DeadlineExceeded, codes.Unauthenticated:
-		return nil
-	}
-	var at lease.Instant
-	for id, sent := range s.asked {
-		if c := k.claims[id]; c != nil && sent != 0 && (first == nil || sent < at) {
-			first, at = c, sent
-		}
-	}
-	return first
 }
 
 // interval is the longest time from one renewal to the next.

@@ -263,7 +263,24 @@ func (s *suite) endOfWait(t *testing.T) {
 		t.Errorf("after a cancel: %v", err)
 	}
 	s.queued(t, "wait", 0)
+
+	// One that leaves from the middle of the queue lets nobody in.
+	cctx, ccancel = context.WithCancelCause(context.Background())
+	go func() { _, err := b.Lock(cctx, "wait", locker.Exclusive); errs <- err }()
+	s.queued(t, "wait", 1)
+	last := make(chan locker.Held)
+	go func() { last <- lock(t, s.new(t), "wait") }()
+	s.queued(t, "wait", 2)
+	ccancel(errCause)
+	<-errs
+	s.queued(t, "wait", 1)
+	select {
+	case <-last:
+		t.Fatal("two holders")
+	case <-time.After(200 * time.Millisecond):
+	}
 	unlock(t, h)
+	unlock(t, <-last)
 	s.free(t, "wait")
 }
 

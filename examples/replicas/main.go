@@ -8,6 +8,9 @@
 //	go run . -schema | psql postgres://admin@10.0.0.3/app # once, with the migrations
 //	go run . -addr :8080 -locks postgres://user@10.0.0.3/app
 //
+// With -lead the replicas elect one of them, which alone does what is to be done all the
+// time, until it ends or loses the lock; the others stand by.
+//
 // A client that goes away stops waiting; one that waits for longer than -patience is
 // told to come back later. A replica that loses its lock answers 503 and has counted
 // nothing: the store compares the fencing token.
@@ -46,6 +49,7 @@ func main() {
 	patience := flag.Duration("patience", time.Second, "how long a request waits for the lock")
 	work := flag.Duration("work", 0, "how long counting takes")
 	schema := flag.Bool("schema", false, "print the tables that -locks postgres://… needs, and end")
+	lead := flag.Bool("lead", false, "elect a leader, which writes a report every second, instead of counting visitors")
 	flag.Parse()
 	if *schema {
 		fmt.Print(postgres.Schema())
@@ -64,8 +68,18 @@ func main() {
 		log.Fatal(err)
 	}
 	log.Printf("http://%v", ln.Addr())
-	v := &visitors{locker: l, store: &store{path: *file}, patience: *patience, work: *work}
-	if err := serve(ctx, ln, v); err != nil {
+	st := &store{path: *file}
+	if !*lead {
+		err = serve(ctx, ln, &visitors{locker: l, store: st, patience: *patience, work: *work})
+	} else {
+		r := &reporter{locker: l, store: st, every: time.Second}
+		led := make(chan error, 1)
+		go func() { led <- r.run(ctx); stop() }() // without it there is nothing to serve
+		err = serve(ctx, ln, r)
+		stop()
+		err = errors.Join(err, <-led) // the lock is given back by then
+	}
+	if err != nil {
 		log.Fatal(err)
 	}
 }

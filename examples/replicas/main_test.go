@@ -230,6 +230,67 @@ func TestReplicas(t *testing.T) {
 	}
 }
 
+// TestLead: one replica leads at a time, and another goes on where it ends.
+func TestLead(t *testing.T) {
+	for engine, locks := range engines(t) {
+		t.Run(engine, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+			defer cancel()
+			flags := []string{"-lead", "-locks", locks, "-ttl", "5s", "-store", filepath.Join(t.TempDir(), "report")}
+			last := 0
+			// leads waits until r says that it leads, and its report is a later one than last.
+			leads := func(r *replica) {
+				t.Helper()
+				for ctx.Err() == nil {
+					_, _, body, err := get(ctx, r.url)
+					if err != nil {
+						t.Fatal(err)
+					}
+					var n int
+					if _, err := fmt.Sscanf(body, "leads, report %d", &n); err == nil && n > last {
+						last = n
+						return
+					}
+					time.Sleep(10 * time.Millisecond)
+				}
+				t.Fatal("it does not lead")
+			}
+			standsBy := func(r *replica) {
+				t.Helper()
+				for ctx.Err() == nil {
+					_, _, body, err := get(ctx, r.url)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if strings.HasPrefix(body, "stands by") {
+						return
+					}
+					time.Sleep(10 * time.Millisecond)
+				}
+				t.Fatal("it goes on leading")
+			}
+			a := start(t, flags...)
+			leads(a)
+			b := start(t, flags...)
+			standsBy(b)
+			a.cmd.Process.Kill()
+			leads(b)
+			a = start(t, flags...)
+			if engine != "files" { // a file lock stays with a process that is stopped
+				standsBy(a)
+				b.cmd.Process.Signal(syscall.SIGSTOP)
+				leads(a)
+				b.cmd.Process.Signal(syscall.SIGCONT)
+				standsBy(b)
+				leads(a)
+				a, b = b, a
+			}
+			b.cmd.Process.Signal(syscall.SIGTERM)
+			leads(a)
+		})
+	}
+}
+
 func TestOpen(t *testing.T) {
 	for where, fenced := range map[string]bool{"postgres://u@h/d": true, "postgresql://u@h/d": true, "host=h user=u": true, t.TempDir(): false} {
 		l, done, err := open(where, time.Minute)

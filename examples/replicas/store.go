@@ -38,27 +38,40 @@ func (s *store) put(ctx context.Context, token locker.Token, n int) error {
 	return s.update(ctx, token, func(r *record) { r.Visitors = n })
 }
 
+// look returns the number for whoever holds no lock.
+func (s *store) look(ctx context.Context) (int, error) {
+	var r record
+	err := flockctx.Do(ctx, s.path, &flockctx.Options{Mode: flockctx.Shared}, func(l *flockctx.Flock) (err error) {
+		r, err = read(l.File())
+		return err
+	})
+	return r.Visitors, err
+}
+
+func read(f io.Reader) (r record, err error) {
+	b, err := io.ReadAll(io.LimitReader(f, 256))
+	if err == nil && len(bytes.TrimSpace(b)) > 0 {
+		err = json.Unmarshal(b, &r)
+	}
+	return r, err
+}
+
 // update compares the token and writes what fn makes of the record, in one step. Tokens
 // of another epoch cannot be compared: whoever rebuilds the lock server must see to it
 // that no holder of the old one is left. ctx ends the wait for the file.
 func (s *store) update(ctx context.Context, token locker.Token, fn func(*record)) error {
 	return flockctx.Do(ctx, s.path, nil, func(l *flockctx.Flock) error {
-		b, err := io.ReadAll(io.LimitReader(l.File(), 256))
+		r, err := read(l.File())
 		if err != nil {
 			return err
-		}
-		var r record
-		if len(bytes.TrimSpace(b)) > 0 {
-			if err := json.Unmarshal(b, &r); err != nil {
-				return err
-			}
 		}
 		if token.Epoch == r.Token.Epoch && token.N < r.Token.N {
 			return fmt.Errorf("token %v after %v: %w", token, r.Token, errStaleToken)
 		}
 		r.Token = token
 		fn(&r)
-		if b, err = json.Marshal(r); err != nil {
+		b, err := json.Marshal(r)
+		if err != nil {
 			return err
 		}
 		// Padded, so that one write replaces any older record.

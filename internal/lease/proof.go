@@ -27,32 +27,62 @@ const Margin = 10
 // (Counting from the answer, as stock clients do, adds the time that the answer
 // spent in the network, and with it a second holder.)
 //
-// A Proof ends once: by Lose, by Release, or because its time is up.
+// A Proof ends once: by Lose, by Release, or because its time is up. One who still waits
+// for the ownership has a Proof too, which keeps the account, but which no silence ends:
+// as long as the server does not say that the place in its queue is gone, it may be there.
 type Proof struct {
 	context.Context // ends with the proof, its Err looks at the clock
 	cancel          context.CancelCauseFunc
 	window          time.Duration
 	what            string
 	limit           atomic.Int64 // the Instant at which the time is up
+	owned           atomic.Bool  // the limit counts
 
-	mu    sync.Mutex // guards the fields below and the order of cancel
-	timer *time.Timer
+	mu    sync.Mutex  // guards the fields below and the order of cancel
+	timer *time.Timer // runs from Own on
 	ended bool
 }
 
 // New returns a proof with the values of ctx, of a grant with the given TTL that was
 // requested at sent. what names it in errors.
 func New(ctx context.Context, ttl time.Duration, sent Instant, what string) *Proof {
-	p := &Proof{window: ttl - ttl/Margin, what: what}
-	p.Context, p.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
-	p.limit.Store(int64(sent) + int64(p.window))
+	p := Queue(ctx, ttl, sent, what)
 	p.mu.Lock()
-	p.timer = time.AfterFunc(p.pause(), p.tick)
-	p.mu.Unlock()
+	defer p.mu.Unlock()
+	p.ownLocked()
 	return p
 }
 
+// Queue returns what New does for one who does not own yet, but may come to. Own makes
+// it an owner.
+func Queue(ctx context.Context, ttl time.Duration, sent Instant, what string) *Proof {
+	p := &Proof{window: ttl - ttl/Margin, what: what}
+	p.Context, p.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	p.limit.Store(int64(sent) + int64(p.window))
+	return p
+}
+
+// Own makes one who waits the owner. It reports false, and changes nothing, if less than
+// least is proved, or the proof has ended: the server is to be asked once more.
+func (p *Proof) Own(least time.Duration) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ended || p.left() < least {
+		return false
+	}
+	p.ownLocked()
+	return true
+}
+
+func (p *Proof) ownLocked() {
+	p.owned.Store(true)
+	p.timer = time.AfterFunc(p.pause(), p.tick)
+}
+
 func (p *Proof) left() time.Duration { return time.Duration(p.limit.Load() - int64(Now())) }
+
+// late reports whether an owner's time is up.
+func (p *Proof) late() bool { return p.owned.Load() && p.left() <= 0 }
 
 // slice is the longest that the timer runs. It counts Go's clock, which stands still
 // while the machine is suspended: set for the whole time, it would end a context as much
@@ -73,17 +103,21 @@ func (p *Proof) checkLocked() bool {
 	if p.ended {
 		return false
 	}
-	if p.left() <= 0 {
+	if p.late() {
 		p.endLocked(p.lost(fmt.Errorf("the server did not confirm it within %v", p.window)))
 		return false
 	}
-	p.timer.Reset(p.pause())
+	if p.timer != nil {
+		p.timer.Reset(p.pause())
+	}
 	return true
 }
 
 func (p *Proof) endLocked(cause error) {
 	p.ended = true
-	p.timer.Stop()
+	if p.timer != nil {
+		p.timer.Stop()
+	}
 	p.cancel(cause)
 }
 
@@ -94,7 +128,7 @@ func (p *Proof) lost(why error) error {
 // Err is that of a context. It looks at the clock, so that code which runs before
 // the timer, such as after a SIGCONT or a suspend, sees the truth.
 func (p *Proof) Err() error {
-	if p.Context.Err() == nil && p.left() <= 0 {
+	if p.Context.Err() == nil && p.late() {
 		p.tick()
 	}
 	return p.Context.Err()
@@ -109,7 +143,7 @@ func (p *Proof) Extend(sent Instant) bool {
 	if p.ended {
 		return false
 	}
-	if p.left() > 0 {
+	if !p.late() {
 		p.limit.Store(max(p.limit.Load(), int64(sent)+int64(p.window)))
 	}
 	return p.checkLocked()

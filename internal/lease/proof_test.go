@@ -91,6 +91,32 @@ func TestExtend(t *testing.T) {
 	}
 }
 
+// TestAWaiterOutlastsSilence: only an owner's proof ends by itself.
+func TestAWaiterOutlastsSilence(t *testing.T) {
+	sent := lease.Now()
+	p := lease.Queue(t.Context(), ttl, sent, "the test")
+	time.Sleep(2 * ttl)
+	if p.Err() != nil || p.Own(0) || p.Err() != nil {
+		t.Fatalf("after 2 TTLs of silence: %v", context.Cause(p))
+	}
+	if !p.Extend(lease.Now()) || p.Own(ttl) || !p.Own(ttl/2) {
+		t.Fatalf("after an answer: %v", context.Cause(p))
+	}
+	<-p.Done()
+	if err := context.Cause(p); !errors.Is(err, locker.ErrLost) {
+		t.Error(err)
+	}
+	for _, end := range []func(*lease.Proof){
+		func(p *lease.Proof) { p.Lose(errors.New("gone")) },
+		func(p *lease.Proof) { p.Release() },
+	} {
+		p = lease.Queue(t.Context(), ttl, lease.Now(), "the test")
+		if end(p); p.Err() == nil || p.Own(0) || p.Extend(lease.Now()) {
+			t.Error("it lives on")
+		}
+	}
+}
+
 func TestAnswer(t *testing.T) {
 	var a lease.Answer
 	started, release := make(chan bool), make(chan error)

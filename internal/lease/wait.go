@@ -26,7 +26,12 @@ func Reach(ctx context.Context) (context.Context, context.CancelFunc) {
 
 // Unavailable returns an error that says why and matches [locker.ErrUnavailable], but not
 // what why matches: the end of a context that is not the caller's.
-func Unavailable(why error) error { return fmt.Errorf("%w: %v", locker.ErrUnavailable, why) }
+func Unavailable(why error) error {
+	if errors.Is(why, locker.ErrUnavailable) {
+		return why
+	}
+	return fmt.Errorf("%w: %v", locker.ErrUnavailable, why)
+}
 
 // A Call is one Lock or TryLock.
 type Call struct {

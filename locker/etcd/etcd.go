@@ -1,12 +1,16 @@
 // Package etcd is a [locker.Locker] on etcd: exclusive locks by name for any number
 // of machines, first come, first served, with a fencing token.
 //
-// Each grant has a lease of its own, renewed three times per TTL. A holder stops,
-// its [locker.Held] context ends, when the renewals have not been answered for 90 %
-// of the TTL, counted from when they were sent; the server lets the next one in after
-// the whole TTL. So two holders never overlap as long as no clock runs 10 % fast or
-// slow, whatever the network does. But who deletes a holder's key or revokes its lease
-// lets the next one in at once, and the holder hears of it some milliseconds later.
+// Each grant has a lease of its own; those of a client are renewed over one stream, every
+// tenth of their TTL (at least a second, at most a third of it). A holder stops, its
+// [locker.Held] context ends, when the renewals have not been answered for 90 % of the TTL,
+// counted from when they were sent; the server lets the next one in after the whole TTL. So
+// two holders never overlap as long as no clock runs 10 % fast or slow, whatever the network
+// does. That needs a server of 3.5.13 or later, which renews a lease only as the leader; the
+// client's log warns of an older one. Who deletes a holder's key or revokes its lease lets
+// the next one in at once, and the holder hears of it some milliseconds later.
+//
+// A waiter goes on until its ctx ends, or the server says that its lease or key is gone.
 //
 // A holder that crashes keeps others out until its lease ends: the TTL, more where
 // etcd elects a leader meanwhile, which renews every lease.
@@ -19,14 +23,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
-	"strings"
+	"sync"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/connectivity"
 
 	"github.com/flockctx/flockctx/internal/lease"
 	"github.com/flockctx/flockctx/locker"
@@ -56,7 +57,8 @@ type Options struct {
 
 // New returns a Locker that keeps its locks on the etcd cluster of client, which the
 // caller closes when no lock is held or waited for any more. It does no I/O; what is
-// wrong with opts is reported by Lock.
+// wrong with opts is reported by Lock. It keeps nothing open between locks, save for 5 s
+// the stream of renewals, which ends with the client. It is a [locker.Inspector].
 //
 // The locks are exclusive: for [locker.Shared] the error matches
 // [errors.ErrUnsupported].
@@ -86,7 +88,11 @@ type engine struct {
 	prefix  string
 	ttl     time.Duration // whole seconds
 	invalid error         // what is wrong with the options
+
+	versionOnce sync.Once
 }
+
+var _ locker.Inspector = (*engine)(nil)
 
 func (e *engine) Traits() locker.Traits {
 	// etcd looks for ended leases twice a second, and revokes them by consensus.
@@ -111,60 +117,62 @@ func (e *engine) lock(ctx context.Context, name string, m locker.Mode, try bool)
 	case m != locker.Exclusive:
 		return nil, call.Failed(fmt.Errorf("mode %v: %w", m, errors.ErrUnsupported))
 	}
-	// An escaped name has no slash, so no name's keys lie under another's.
-	queue := e.prefix + url.PathEscape(name) + "/"
-
-	c, err := e.claim(ctx, call, queue)
+	reach, cancel := lease.Reach(ctx)
+	defer cancel()
+	queue := e.queue(name)
+	var c *claim
+	if try {
+		err = e.vacant(reach, queue)
+	}
 	if err == nil {
-		if err = c.acquire(ctx, try); err == nil && ctx.Err() == nil {
+		c, err = e.claim(reach, call, queue)
+	}
+	if err == nil {
+		e.versionOnce.Do(func() { go e.checkVersion() })
+		var p position
+		if p, err = c.enqueue(reach, try); err == nil {
+			switch {
+			case !try:
+				err = c.acquire(ctx, p)
+			case len(p.front) > 0: // the server is too old to compare a range
+				err = errBusy
+			default:
+				err = c.acquire(reach, p)
+			}
+		}
+		if errors.Is(err, rpctypes.ErrLeaseNotFound) {
+			c.Lose(errEnded)
+		}
+		if err == nil && ctx.Err() == nil {
 			return c, nil
+		}
+		if c.Err() != nil && err != nil { // the place in the queue
+			err = context.Cause(c.Proof)
 		}
 		c.abandon()
 	}
 	switch {
+	case ctx.Err() != nil && (err == nil || c != nil && c.queued):
+		return nil, call.Ended(ctx, nil)
 	case ctx.Err() != nil:
-		return nil, call.Ended(ctx, e.unanswered(c, err))
+		return nil, call.Ended(ctx, e.explain(err))
 	case err == errBusy:
 		return nil, call.Busy()
-	case c != nil && err == c.ended:
+	case errors.Is(err, locker.ErrLost):
 		return nil, err // which names the call already
 	}
 	return nil, call.Failed(e.explain(err))
 }
 
-// errBusy: a TryLock found the queue not empty. It does not leave the package.
-var errBusy = errors.New("busy")
-
-// unanswered returns what to add to the error of an ended ctx: nothing if it ended in
-// the queue.
-func (e *engine) unanswered(c *claim, err error) error {
-	if c != nil && c.queued {
-		return nil
-	}
-	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return e.silence()
-	}
-	return e.explain(err)
-}
-
-// silence says why etcd does not answer.
-func (e *engine) silence() error {
-	switch e.client.ActiveConnection().GetState() {
-	case connectivity.Connecting, connectivity.TransientFailure:
-		return fmt.Errorf("no connection to etcd at %s", strings.Join(e.client.Endpoints(), ", "))
-	}
-	return errors.New("no answer from etcd")
-}
-
-// explain adds to a server's error what to do about it.
-func (e *engine) explain(err error) error {
-	switch {
-	case code(err) == codes.Unimplemented:
-		return fmt.Errorf("the server does not offer the API of etcd 3, is it older? %w: %w", errors.ErrUnsupported, err)
-	case code(err) == codes.Unavailable, errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("%w: %w", e.silence(), err)
-	case errors.Is(err, rpctypes.ErrAuthFailed), errors.Is(err, rpctypes.ErrPermissionDenied), errors.Is(err, rpctypes.ErrUserEmpty):
-		return fmt.Errorf("etcd refuses the credentials: %w", err)
+// vacant returns errBusy if somebody holds or waits. A TryLock that made a lease first, and
+// a key, would cost more and make other TryLocks fail meanwhile.
+func (e *engine) vacant(ctx context.Context, queue string) error {
+	resp, err := e.get(ctx, queue, clientv3.WithPrefix(), clientv3.WithLimit(1), clientv3.WithKeysOnly())
+	if err == nil && len(resp.Kvs) > 0 {
+		return errBusy
 	}
 	return err
 }
+
+// errBusy: a TryLock found the queue not empty. It does not leave the package.
+var errBusy = errors.New("busy")

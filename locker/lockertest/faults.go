@@ -33,7 +33,7 @@ func (s *suite) needLoss(t testing.TB) {
 func (s *suite) processes(t *testing.T) {
 	s.needChildren(t)
 	res := newResource(t)
-	start := func() *child { return spawn(t, "counter", s.faults.Spec, res, "LOCKERTEST_NAME=count") }
+	start := func() *child { return spawn(t, "counter", s.faults.Spec, res, nameEnv+"=count") }
 	children := []*child{start(), start(), start()}
 	more := func(n int) {
 		t.Helper()

@@ -21,6 +21,7 @@ import (
 const (
 	roleEnv = "LOCKERTEST_ROLE"
 	specEnv = "LOCKERTEST_SPEC"
+	nameEnv = "LOCKERTEST_NAME" // of the lock, for those who are not told on stdin
 )
 
 var mainCalled bool
@@ -37,6 +38,8 @@ func Main(m *testing.M, open func(spec string) (locker.Locker, error)) {
 				err = holder(l)
 			case "counter":
 				err = counter(l)
+			case "leader":
+				err = leader(l)
 			}
 		}
 		if err != nil {
@@ -85,13 +88,12 @@ func holder(l locker.Locker) error {
 // counter raises the resource's counter under the lock of name, until its stdin ends. It
 // says "lost" on stdout when it has lost the lock, or may have.
 func counter(l locker.Locker) error {
-	name := os.Getenv("LOCKERTEST_NAME")
-	ctx, cancel := context.WithCancel(context.Background())
-	go func() { io.Copy(io.Discard, os.Stdin); cancel() }()
+	name := os.Getenv(nameEnv)
+	ctx := untilEOF()
 	res := dialResource()
 	for ctx.Err() == nil {
-		err := locker.Do(ctx, withToken{l}, name, locker.Exclusive, func(ctx context.Context) error {
-			n := ctx.Value(tokenKey{}).(locker.Token).N
+		err := locker.Do(ctx, l, name, locker.Exclusive, func(ctx context.Context) error {
+			n := tokenOf(ctx)
 			v, err := strconv.Atoi(res.ask("get %d", n))
 			if err != nil {
 				return nil // refused: another one came later
@@ -113,22 +115,18 @@ func counter(l locker.Locker) error {
 	return nil
 }
 
-// withToken puts the token of a grant in the context of its Held, for use with Do.
-type withToken struct{ locker.Locker }
-type tokenKey struct{}
-type tokenHeld struct{ locker.Held }
-
-func (l withToken) Lock(ctx context.Context, name string, m locker.Mode) (locker.Held, error) {
-	h, err := l.Locker.Lock(ctx, name, m)
-	if err != nil {
-		return nil, err
-	}
-	return tokenHeld{h}, nil
+// untilEOF returns a context that ends with stdin.
+func untilEOF() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() { io.Copy(io.Discard, os.Stdin); cancel() }()
+	return ctx
 }
 
-func (h tokenHeld) Context() context.Context {
+// tokenOf returns the token of the lock from Do or Lead, or 0.
+func tokenOf(ctx context.Context) uint64 {
+	h, _ := locker.HeldFrom(ctx)
 	t, _ := h.Token()
-	return context.WithValue(h.Held.Context(), tokenKey{}, t)
+	return t.N
 }
 
 func classify(err error) string {
@@ -219,14 +217,11 @@ func (c *child) expect(verb string) string {
 	c.t.Helper()
 	limit := time.After(patience)
 	for {
-		c.mu.Lock()
-		for i, line := range c.lines {
-			if v, rest, _ := strings.Cut(line, " "); v == verb {
-				c.lines = append(c.lines[:i], c.lines[i+1:]...)
-				c.mu.Unlock()
-				return rest
-			}
+		rest, ok := c.take(verb)
+		if ok {
+			return rest
 		}
+		c.mu.Lock()
 		lines, done := c.lines, c.done
 		c.mu.Unlock()
 		if done {
@@ -238,6 +233,19 @@ func (c *child) expect(verb string) string {
 			c.t.Fatalf("no %q from the child, it said %q", verb, lines)
 		}
 	}
+}
+
+// take returns what expect would, if that has been said.
+func (c *child) take(verb string) (rest string, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i, line := range c.lines {
+		if v, rest, _ := strings.Cut(line, " "); v == verb {
+			c.lines = append(c.lines[:i], c.lines[i+1:]...)
+			return rest, true
+		}
+	}
+	return "", false
 }
 
 func (c *child) freeze() {

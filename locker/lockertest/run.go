@@ -49,6 +49,9 @@ type Faults struct {
 	// Network returns a Locker of its own behind a Proxy.
 	Network func(t testing.TB) (locker.Locker, *Proxy)
 
+	// Through returns a Proxy, and what Spec would be for one behind it.
+	Through func(t testing.TB) (spec string, p *Proxy)
+
 	// LongTTL returns a Locker with a TTL of 10 s or more.
 	LongTTL func(t testing.TB) locker.Locker
 
@@ -61,6 +64,9 @@ type Faults struct {
 
 	// Partitions is how many partitions to inject; 0 means 8.
 	Partitions int
+
+	// Leaders is how many changes of leader to bring about; 0 means 6.
+	Leaders int
 }
 
 type suite struct {
@@ -101,6 +107,7 @@ func Run(t *testing.T, newLocker func(t testing.TB) locker.Locker, faults Faults
 		{"what breaks a lock ends its Context", s.broken},
 		{"partitions", s.partitions},
 		{"resets", s.resets},
+		{"one leader at a time", s.leaders},
 		{"tokens rise over server crashes", s.restarts},
 	} {
 		t.Run(test.name, test.run)
@@ -660,55 +667,4 @@ func (s *suite) goroutines(t *testing.T) {
 		}
 		return ""
 	})
-}
-
-// cancellations ends ctx at 0 to 2 ms in steps of 25 µs, 600 times, half of them while
-// another one holds the lock.
-func (s *suite) cancellations(t *testing.T) {
-	a, b := s.new(t), s.new(t)
-	h := lock(t, a, "cancel")
-	granted := 0
-	for i := range 600 {
-		if i == 300 {
-			unlock(t, h)
-		}
-		if i >= 300 {
-			unlock(t, lock(t, b, "cancel")) // so that b has a connection
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(i%80)*25*time.Microsecond)
-		h, err := b.Lock(ctx, "cancel", locker.Exclusive)
-		switch {
-		case err == nil:
-			granted++
-			if i < 300 {
-				t.Error("two holders")
-			}
-			unlock(t, h)
-		case !errors.Is(err, context.DeadlineExceeded):
-			t.Error(err)
-		}
-		cancel()
-	}
-	t.Logf("%d of 300 were granted", granted)
-	begin := time.Now()
-	h, err := a.Lock(bg(t), "cancel", locker.Exclusive)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("the next one got the lock after %v", time.Since(begin))
-	unlock(t, h)
-	s.nothingLeft(t, begin)
-}
-
-func (s *suite) nothingLeft(t testing.TB, begin time.Time) {
-	if s.faults.Residue == nil {
-		return
-	}
-	eventually(t, func() string {
-		if r := s.faults.Residue(t); len(r) > 0 {
-			return fmt.Sprintf("%d left, the first is %s", len(r), r[0])
-		}
-		return ""
-	})
-	t.Logf("nothing is left on the server %v after the last cancel", time.Since(begin))
 }

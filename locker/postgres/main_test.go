@@ -40,6 +40,14 @@ func partitions(n int) int {
 	return n
 }
 
+// leaders returns how many changes of leader to bring about: as the suite likes, or 100.
+func leaders() int {
+	if os.Getenv("LOCKER_LONG") != "" {
+		return 100
+	}
+	return 0
+}
+
 // start starts a server that has the tables.
 func start(t testing.TB, options ...string) *pgtest.Server {
 	t.Helper()

@@ -71,6 +71,11 @@ func suite(t *testing.T, s *pgtest.Server, dir, prefix, suffix string) {
 			p := lockertest.NewProxy(t, "unix", socket)
 			return through(t, dirOf(p)), p
 		},
+		Through: func(t testing.TB) (string, *lockertest.Proxy) {
+			p := lockertest.NewProxy(t, "unix", socket)
+			return prefix + s.DSN(dirOf(p)) + suffix, p
+		},
+		Leaders: leaders(),
 		Restart: func(testing.TB) { s.Restart() },
 	})
 }

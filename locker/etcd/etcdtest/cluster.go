@@ -34,6 +34,7 @@ const (
 // serverConfig is what a child process gets to know.
 type serverConfig struct {
 	Name, Dir, Client, Peer, Cluster string
+	Sync                             bool
 }
 
 // Main runs an etcd server if the process was started as one, and does not return then.
@@ -67,6 +68,9 @@ func serve(sc serverConfig) error {
 	c.ListenPeerUrls, c.AdvertisePeerUrls = []url.URL{*peer}, []url.URL{*peer}
 	c.InitialCluster = sc.Cluster
 	c.InitialClusterToken = "etcdtest"
+	// Only processes are killed here, never the machine, and what the tests share is
+	// above all the disk.
+	c.UnsafeNoFsync = !sc.Sync
 	c.LogLevel = "error"
 	c.LogOutputs = []string{filepath.Join(sc.Dir, "..", sc.Name+".log")}
 	e, err := embed.StartEtcd(c)
@@ -124,6 +128,21 @@ func (s *Server) Kill() {
 func (s *Server) Freeze() { s.cmd.Process.Signal(syscall.SIGSTOP); s.frozen = true }
 func (s *Server) Thaw()   { s.cmd.Process.Signal(syscall.SIGCONT); s.frozen = false }
 
+// CPU returns the processor time that the server has used, in steps of some milliseconds.
+// It is 0 on systems without /proc.
+func (s *Server) CPU() time.Duration {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(b), ") ") // after the command's name
+	fields := strings.Fields(rest)
+	var user, system int64
+	fmt.Sscan(fields[11], &user)
+	fmt.Sscan(fields[12], &system)
+	return time.Duration(user+system) * time.Second / 100 // Linux: USER_HZ
+}
+
 // A Cluster is an etcd cluster.
 type Cluster struct {
 	t       testing.TB // nil after Open
@@ -133,7 +152,18 @@ type Cluster struct {
 // Start starts a cluster of n servers and returns when it answers. It ends with the test.
 func Start(t testing.TB, n int) *Cluster {
 	t.Helper()
-	c, err := Open(t.TempDir(), n)
+	return start(t, n, false)
+}
+
+// StartSynced is Start for measuring: the servers write to the disk as in earnest.
+func StartSynced(t testing.TB, n int) *Cluster {
+	t.Helper()
+	return start(t, n, true)
+}
+
+func start(t testing.TB, n int, sync bool) *Cluster {
+	t.Helper()
+	c, err := open(t.TempDir(), n, sync)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +173,9 @@ func Start(t testing.TB, n int) *Cluster {
 }
 
 // Open starts a cluster of n servers with their data in dir and returns when it answers.
-func Open(dir string, n int) (*Cluster, error) {
+func Open(dir string, n int) (*Cluster, error) { return open(dir, n, true) }
+
+func open(dir string, n int, sync bool) (*Cluster, error) {
 	c := &Cluster{}
 	var cluster []string
 	for i := range n {
@@ -154,6 +186,7 @@ func Open(dir string, n int) (*Cluster, error) {
 		}
 		s := &Server{config: serverConfig{
 			Name:   name,
+			Sync:   sync,
 			Dir:    filepath.Join(dir, name),
 			Client: "http://" + client,
 			Peer:   "http://" + peer,

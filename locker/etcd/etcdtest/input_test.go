@@ -5,20 +5,21 @@ package etcdtest_test
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"net"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.etcd.io/etcd/client/v3/concurrency"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 	"google.golang.org/grpc"
 
+	"github.com/flockctx/flockctx/locker"
 	"github.com/flockctx/flockctx/locker/etcd"
 	"github.com/flockctx/flockctx/locker/etcd/etcdtest"
-	"github.com/flockctx/flockctx/locker"
 	"github.com/flockctx/flockctx/locker/lockertest"
 )
 
@@ -46,6 +47,21 @@ func refused(t *testing.T, l locker.Locker, limit time.Duration, is error, words
 	}
 }
 
+// withPassword has the cluster of admin ask for one: of root, or of a guest who may nothing.
+func withPassword(t *testing.T, admin *clientv3.Client) {
+	t.Helper()
+	for _, f := range []func() error{
+		func() error { _, err := admin.UserAdd(ctx(t), "root", "secret"); return err },
+		func() error { _, err := admin.UserGrantRole(ctx(t), "root", "root"); return err },
+		func() error { _, err := admin.UserAdd(ctx(t), "guest", "guest"); return err },
+		func() error { _, err := admin.AuthEnable(ctx(t)); return err },
+	} {
+		if err := f(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestBadInput(t *testing.T) {
 	t.Parallel()
 	c := etcdtest.Start(t, 1)
@@ -70,7 +86,7 @@ func TestBadInput(t *testing.T) {
 		}
 		l.Close()
 		_, err = open(c.Client(t, l.Addr().String())).Lock(context.Background(), "refused", locker.Exclusive)
-		if err == nil || errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "no connection to etcd at "+l.Addr().String()) {
+		if !errors.Is(err, locker.ErrUnavailable) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "no connection to etcd at "+l.Addr().String()) {
 			t.Error(err)
 		}
 		t.Log(err)
@@ -79,6 +95,7 @@ func TestBadInput(t *testing.T) {
 		p := lockertest.NewProxy(t, "tcp", c.Servers[0].Addr())
 		p.Swallow(lockertest.Both)
 		refused(t, open(c.Client(t, p.Addr())), 500*time.Millisecond, context.DeadlineExceeded, "to etcd at "+p.Addr())
+		refused(t, open(c.Client(t, p.Addr())), 500*time.Millisecond, locker.ErrUnavailable)
 	})
 	t.Run("a server without the API", func(t *testing.T) {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -93,16 +110,7 @@ func TestBadInput(t *testing.T) {
 	t.Run("wrong credentials", func(t *testing.T) {
 		c := etcdtest.Start(t, 1)
 		admin := c.Client(t)
-		for _, f := range []func() error{
-			func() error { _, err := admin.UserAdd(ctx(t), "root", "secret"); return err },
-			func() error { _, err := admin.UserGrantRole(ctx(t), "root", "root"); return err },
-			func() error { _, err := admin.UserAdd(ctx(t), "guest", "guest"); return err },
-			func() error { _, err := admin.AuthEnable(ctx(t)); return err },
-		} {
-			if err := f(); err != nil {
-				t.Fatal(err)
-			}
-		}
+		withPassword(t, admin)
 		refused(t, open(c.Client(t)), time.Minute, nil, "credentials")
 		for password, word := range map[string]string{"wrong": "authentication failed", "guest": "permission denied"} {
 			client, err := clientv3.New(clientv3.Config{Endpoints: c.Endpoints(), Username: "guest", Password: password, DialTimeout: 5 * time.Second, Logger: zap.NewNop()})
@@ -117,68 +125,43 @@ func TestBadInput(t *testing.T) {
 			refused(t, open(client), time.Minute, nil, "credentials", word)
 		}
 	})
+	t.Run("a closed client", func(t *testing.T) {
+		client := c.Client(t)
+		client.Close()
+		refused(t, open(client), time.Minute, fs.ErrClosed, "client")
+	})
 	if left, _ := keys(t, c.Client(t), ""); len(left) > 0 {
 		t.Errorf("left: %v", left)
 	}
 }
 
-// TestLatency logs figures, with LOCKER_LONG those of docs/distributed.md. It is not
-// parallel, so that little else runs.
-func TestLatency(t *testing.T) {
-	clusters, n := []int{1}, 20
-	if os.Getenv("LOCKER_LONG") != "" {
-		clusters, n = []int{1, 3}, 200
-	}
-	for _, servers := range clusters {
-		c := etcdtest.Start(t, servers)
-		name := map[int]string{1: "one server", 3: "three servers"}[servers]
-		ours := func() func() func() {
-			l := etcd.New(c.Client(t), nil)
-			return func() func() {
-				h := lock(t, l, "latency")
-				return func() {
-					if err := h.Unlock(ctx(t)); err != nil {
-						t.Error(err)
-					}
-				}
+// TestOldServer: the client's log says what an old server cannot do.
+func TestOldServer(t *testing.T) {
+	t.Parallel()
+	c := etcdtest.Start(t, 1)
+	for version, warns := range map[string]int{"3.4.30": 1, "3.5.12": 1, "3.5.13": 0, "3.10.0": 0, "4.0.0": 0, "new": 0, "": 0} {
+		core, logs := observer.New(zap.WarnLevel)
+		told := make(chan bool, 10)
+		client := tapped(t, c, func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, next grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			err := next(ctx, method, req, reply, cc, opts...)
+			if r, ok := reply.(*pb.StatusResponse); ok {
+				r.Version = version
+				told <- true
+			}
+			return err
+		}, nil, func(c *clientv3.Config) { c.Logger = zap.New(core) })
+		l := open(client)
+		for range 2 {
+			if err := lock(t, l, "old").Unlock(ctx(t)); err != nil {
+				t.Error(err)
 			}
 		}
-		// The stock Mutex with a session of its own, as it must be to exclude
-		// every other user of it, and with one session for all.
-		stock := func(shared bool) func() func() {
-			client := c.Client(t)
-			var s *concurrency.Session
-			return func() func() {
-				var err error
-				if s == nil || !shared {
-					if s, err = concurrency.NewSession(client); err != nil {
-						t.Fatal(err)
-					}
-				}
-				s := s
-				m := concurrency.NewMutex(s, "stock")
-				if err := m.Lock(ctx(t)); err != nil {
-					t.Fatal(err)
-				}
-				return func() {
-					if err := m.Unlock(ctx(t)); err != nil {
-						t.Error(err)
-					}
-					if !shared {
-						s.Close()
-					}
-				}
-			}
+		<-told
+		for limit := time.Now().Add(200 * time.Millisecond); logs.FilterMessageSnippet("two hold a lock").Len() < 1 && time.Now().Before(limit); {
+			time.Sleep(time.Millisecond)
 		}
-		lockertest.Latency(t, name+", flockctx", n, ours())
-		lockertest.Latency(t, name+", stock Mutex, a session each", n, stock(false))
-		lockertest.Latency(t, name+", stock Mutex, one session", n, stock(true))
-		for _, pause := range []time.Duration{20 * time.Millisecond, 200 * time.Millisecond} {
-			lockertest.HandOver(t, name+", flockctx", n/4, pause, ours(), ours())
-			lockertest.HandOver(t, name+", stock Mutex, one session", n/4, pause, stock(true), stock(true))
-		}
-		for _, s := range c.Servers {
-			s.Kill()
+		if got := logs.FilterMessageSnippet("etcd " + version + " may let two hold a lock").Len(); got != warns || len(told) > 0 {
+			t.Errorf("%q: warned %d times, asked %d times more", version, got, len(told))
 		}
 	}
 }

@@ -106,6 +106,10 @@ func faults(s *pgtest.Server) lockertest.Faults {
 			p := lockertest.NewProxy(t, "unix", s.Socket())
 			return open(s.DSN(filepath.Dir(p.Addr()))), p
 		},
+		Through: func(t testing.TB) (string, *lockertest.Proxy) {
+			p := lockertest.NewProxy(t, "unix", s.Socket())
+			return s.DSN(filepath.Dir(p.Addr())), p
+		},
 		LongTTL:   func(testing.TB) locker.Locker { return advisory.New(s.DSN(""), nil) },
 		KillFrees: time.Second, // half a TTL: the server sees the connection end
 		Restart:   func(testing.TB) { s.Restart() },

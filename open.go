@@ -4,6 +4,8 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -17,8 +19,10 @@ import (
 // rest wait for it to find one.
 //
 // On a mount that does not answer, open(2) does not return. Where none of maxOpening
-// goroutines has come back within openPatience they are counted no more: whoever uses
-// another file system must not wait for them.
+// goroutines has come back within openPatience they are stuck, and take no place any more:
+// whoever uses another file system must not wait for them. But each has a thread, and a
+// program dies of too many: past maxStuck of them everybody waits, as long as the context
+// lets them.
 const (
 	maxOpening   = 32
 	openPatience = 20 * time.Millisecond
@@ -26,6 +30,11 @@ const (
 	// openProbe is how often the one that looks for a place does so.
 	openProbe = 200 * time.Microsecond
 )
+
+// maxStuck is how many goroutines may be stuck in open(2).
+var maxStuck = sync.OnceValue(func() int32 { return int32(min(1000, sys.MaxThreads()/4)) })
+
+var errStuck = errors.New("too many files are being opened, on a file system that does not answer")
 
 // A batch counts goroutines that open a file.
 type batch struct{ n atomic.Int32 }
@@ -37,6 +46,8 @@ var (
 		return p
 	}()
 	openTurn = make(chan struct{}, 1)
+	stuck    []*batch // guarded by a token in openTurn
+	tries    batch    // TryLocks that found no place
 )
 
 // enter counts one more, unless there are enough.
@@ -46,6 +57,19 @@ func (b *batch) enter() bool {
 	}
 	b.n.Add(-1)
 	return false
+}
+
+// giveUp makes room for others than those in b, which are stuck, unless there are too many
+// of those. It is called by the one whose turn it is to look for a place.
+func giveUp(b *batch) {
+	stuck = slices.DeleteFunc(stuck, func(b *batch) bool { return b.n.Load() == 0 })
+	n := b.n.Load()
+	for _, b := range stuck {
+		n += b.n.Load()
+	}
+	if n <= maxStuck() && opening.CompareAndSwap(b, new(batch)) {
+		stuck = append(stuck, b)
+	}
 }
 
 // awaitOpening waits for a place, and returns the batch in which it is.
@@ -68,8 +92,11 @@ func (l *Flock) awaitOpening(a *attempt) (*batch, error) {
 			return b, nil
 		}
 		if nanotime()-began >= int64(openPatience) {
-			opening.CompareAndSwap(b, new(batch))
-			continue
+			giveUp(b)
+			if b != opening.Load() {
+				continue
+			}
+			began = nanotime()
 		}
 		select {
 		case <-timer.C:
@@ -87,8 +114,10 @@ func (l *Flock) open(a *attempt) (err error) {
 	b := opening.Load()
 	if !b.enter() {
 		if a.try { // which may not wait
-			b = new(batch)
-			b.enter()
+			if b = &tries; b.n.Add(1) > maxStuck() {
+				b.n.Add(-1)
+				return pathError("open", l.Name(), errStuck)
+			}
 		} else if b, err = l.awaitOpening(a); err != nil {
 			return err
 		}

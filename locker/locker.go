@@ -3,7 +3,7 @@
 // and the modules locker/etcd and locker/postgres keep them on a server that
 // does the consensus.
 //
-//	l := locker.Dir("/run/locks", nil) // or etcd.New(client, nil), postgres.New(dsn, nil)
+//	l := locker.Dir("/run/locks", nil) // or etcd.New(client, nil), postgres.New(pool, nil)
 //	err := locker.Do(ctx, l, "nightly-report", flockctx.Exclusive, report)
 //
 // A lock on a server can be lost while its holder runs: the network fails, the

@@ -56,7 +56,7 @@ func (h *held) unsure(err error) error {
 
 // release may return before the server has answered, and goes on all the same.
 func (h *held) release(ctx context.Context) error {
-	until := h.Proof.Valid()
+	until := lease.Now() + lease.Instant(time.Until(h.Proof.Valid()))
 	h.engine.forget(h)
 	if lost := h.Release(); lost != nil {
 		h.abandon()
@@ -71,7 +71,7 @@ func (h *held) release(ctx context.Context) error {
 		switch {
 		case err != nil:
 			err = h.unsure(explain(err))
-		case found || repeated && time.Now().Before(until):
+		case found || repeated && lease.Now() < until:
 			// Nobody else may remove it before its time is up, so the try
 			// without an answer did.
 		case repeated:

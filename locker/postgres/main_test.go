@@ -23,7 +23,7 @@ import (
 	"github.com/flockctx/flockctx/locker/postgres"
 )
 
-const ttl = 2 * time.Second
+const ttl = 5 * time.Second
 
 func TestMain(m *testing.M) {
 	lockertest.Main(m, func(dsn string) (locker.Locker, error) {
@@ -38,6 +38,14 @@ func partitions(n int) int {
 		return 60
 	}
 	return n
+}
+
+// leaders returns how many changes of leader to bring about: as the suite likes, or 100.
+func leaders() int {
+	if os.Getenv("LOCKER_LONG") != "" {
+		return 100
+	}
+	return 0
 }
 
 // start starts a server that has the tables.

@@ -182,6 +182,7 @@ func TestSettings(t *testing.T) {
 		"default_transaction_isolation=serializable",
 		"default_transaction_isolation='repeatable read' synchronous_commit=off",
 		"default_transaction_read_only=on",
+		"default_query_exec_mode=simple_protocol",
 		"statement_timeout=500 lock_timeout=100 idle_in_transaction_session_timeout=100 idle_session_timeout=300",
 	} {
 		for _, prefix := range []string{"", "sql "} {

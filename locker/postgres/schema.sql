@@ -43,14 +43,15 @@ $$;
 -- the wait for a row's lock, the next statement sees what the lock's holder has done. A
 -- commit that is not on disk could be undone by a crash, and with it a grant. Rows come
 -- and go here: an index scan takes note of dead ones and skips them the next time, where
--- other scans would read them again and again until the next vacuum.
+-- other scans would read them again and again until the next vacuum. What a scan is then
+-- said to cost must not have it compiled, which takes a second.
 create or replace procedure flockctx.prepare() language plpgsql as $$
 begin
 	if current_setting('transaction_isolation') <> 'read committed' or current_setting('transaction_read_only')::boolean then
 		commit;
 		set transaction isolation level read committed, read write;
 	end if;
-	perform set_config('enable_bitmapscan', 'off', true), set_config('enable_seqscan', 'off', true);
+	perform set_config('enable_bitmapscan', 'off', true), set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true);
 	if current_setting('synchronous_commit') = 'off' then
 		perform set_config('synchronous_commit', 'on', true);
 	end if;

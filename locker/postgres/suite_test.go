@@ -3,6 +3,7 @@
 package postgres_test
 
 import (
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -59,7 +60,10 @@ func suite(t *testing.T, s *pgtest.Server, dir, prefix, suffix string) {
 			// given it up.
 			return query(t, s, "select name || ' ' || id from flockctx.queue where expires_in > '0'")
 		},
-		Waiters: func(t testing.TB, name string) int { return all.waiting(name) },
+		Waiters: func(t testing.TB, name string) int {
+			others := query(t, s, "select id from flockctx.claims where granted is null and name = $1 and pid <> $2", []byte(name), os.Getpid())
+			return all.waiting(name) + len(others)
+		},
 		Break: map[string]func(testing.TB, string){
 			"claim deleted": func(t testing.TB, name string) {
 				if n := query(t, s, "with gone as (delete from flockctx.claims where name = $1 and granted is not null returning 1) select count(*) from gone", []byte(name)); !slices.Equal(n, []string{"1"}) {
@@ -71,6 +75,11 @@ func suite(t *testing.T, s *pgtest.Server, dir, prefix, suffix string) {
 			p := lockertest.NewProxy(t, "unix", socket)
 			return through(t, dirOf(p)), p
 		},
+		Through: func(t testing.TB) (string, *lockertest.Proxy) {
+			p := lockertest.NewProxy(t, "unix", socket)
+			return prefix + s.DSN(dirOf(p)) + suffix, p
+		},
+		Leaders: leaders(),
 		Restart: func(testing.TB) { s.Restart() },
 	})
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/flockctx/flockctx/locker/postgres"
 )
 
-const ttl = 2 * time.Second
+const ttl = 5 * time.Second
 
 func TestMain(m *testing.M) {
 	lockertest.Main(m, func(dsn string) (locker.Locker, error) {

@@ -20,7 +20,7 @@ import (
 	"github.com/flockctx/flockctx/locker/postgres/internal/advisory"
 )
 
-const ttl = 2 * time.Second
+const ttl = 5 * time.Second
 
 func TestMain(m *testing.M) {
 	lockertest.Main(m, func(dsn string) (locker.Locker, error) {
@@ -105,6 +105,10 @@ func faults(s *pgtest.Server) lockertest.Faults {
 		Network: func(t testing.TB) (locker.Locker, *lockertest.Proxy) {
 			p := lockertest.NewProxy(t, "unix", s.Socket())
 			return open(s.DSN(filepath.Dir(p.Addr()))), p
+		},
+		Through: func(t testing.TB) (string, *lockertest.Proxy) {
+			p := lockertest.NewProxy(t, "unix", s.Socket())
+			return s.DSN(filepath.Dir(p.Addr())), p
 		},
 		LongTTL:   func(testing.TB) locker.Locker { return advisory.New(s.DSN(""), nil) },
 		KillFrees: time.Second, // half a TTL: the server sees the connection end

@@ -142,8 +142,8 @@ func (a *agent) want(order, prefix string) string {
 }
 
 // agentMain does what its standard input says: acquire (answers "ok SLOT"), try, release
-// (the permit that it got last), or child (a process that inherits that permit's file, and
-// lives until its standard input ends).
+// (the permit that it got last), or child (starts a process that has inherited that
+// permit's file, and answers "ok PID").
 func agentMain(args []string) error {
 	path := args[0]
 	n, err := strconv.Atoi(args[1])
@@ -162,10 +162,12 @@ func agentMain(args []string) error {
 			err = permits[len(permits)-1].Release()
 			permits = permits[:len(permits)-1]
 		case "child":
-			cmd := exec.Command("cat")
-			cmd.Stdin = os.Stdin
+			cmd := exec.Command("sleep", "3600")
 			cmd.ExtraFiles = []*os.File{permits[len(permits)-1].File()}
-			err = cmd.Start()
+			if err = cmd.Start(); err == nil {
+				fmt.Println("ok", cmd.Process.Pid)
+				continue
+			}
 		}
 		switch {
 		case errors.Is(err, flockctx.ErrLocked):
@@ -180,6 +182,17 @@ func agentMain(args []string) error {
 		}
 	}
 	return nil
+}
+
+// child starts a child of the agent that has inherited its permit's file.
+func (a *agent) child() *os.Process {
+	a.t.Helper()
+	pid, err := strconv.Atoi(strings.TrimPrefix(a.want("child", "ok "), "ok "))
+	must(a.t, err)
+	p, err := os.FindProcess(pid)
+	must(a.t, err)
+	a.t.Cleanup(func() { p.Kill() })
+	return p
 }
 
 func must(t testing.TB, err error) {

@@ -177,6 +177,9 @@ func (s *semaphore) acquire(ctx context.Context) (p *Permit, err error) {
 		}
 	}()
 	if err := turn.Lock(ctx); err != nil {
+		if busy, ok := errors.AsType[*flockctx.BusyError](err); ok {
+			busy.Path = s.path // and not the file of the turn
+		}
 		return nil, err
 	}
 	pl, err := s.newPlace(turn)

@@ -1,6 +1,7 @@
 package semaphore_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -93,7 +94,7 @@ func TestStress(t *testing.T) {
 	}
 	t.Logf("%d acquired, %d killed, %d stopped", b.acquired.Load(), kills, stops)
 	if b.wrong.Load() > 0 {
-		t.Errorf("%s", b.failure[:])
+		t.Error(string(bytes.TrimRight(b.failure[:], "\x00")))
 	}
 	if b.acquired.Load() < 100 {
 		t.Errorf("only %d were acquired", b.acquired.Load())

@@ -22,12 +22,12 @@ import (
 func fastest(t *testing.T, once func() time.Duration) {
 	t.Helper()
 	best := time.Hour
-	for range 10 {
+	for range 5 {
 		if best = min(best, once()); best < rest/2 {
 			return
 		}
 	}
-	t.Errorf("the fastest of 10 took %v: no bell rang", best)
+	t.Errorf("the fastest of 5 took %v: no bell rang", best)
 }
 
 const rest = 2 * time.Second
@@ -49,33 +49,25 @@ func TestReleaseRingsTheBellThoughAChildHasTheFile(t *testing.T) {
 	fastest(t, func() time.Duration {
 		path := tempPath(t)
 		a := startHolder(t, path, 1)
-		a.want("child", "ok")
+		a.child()
 		ch := acquire(t.Context(), path, 1, nil)
 		stillWaiting(t, ch)
 		began := time.Now()
-		a.send("release") // its child reads the same pipe, and may be faster
-		for len(ch) == 0 && time.Since(began) < 2*rest {
-			time.Sleep(10 * time.Millisecond)
-			a.send("release")
-		}
-		p := permit(t, ch)
-		d := time.Since(began)
-		must(t, p.Release())
-		a.kill()
-		return d
+		a.want("release", "ok")
+		permit(t, ch)
+		return time.Since(began)
 	})
 }
 
 func TestInheritedSlotOutlivesItsHolder(t *testing.T) {
 	path := tempPath(t)
 	a := startHolder(t, path, 1)
-	a.want("child", "ok") // which ends with the pipe
-	a.cmd.Process.Kill()
-	a.cmd.Process.Wait() // not that of cmd, which closes the pipe
+	child := a.child()
+	a.kill()
 	wantFull(t, path, 1)
 	ch := acquire(t.Context(), path, 1, nil)
 	stillWaiting(t, ch)
-	a.stdin.Close()
+	must(t, child.Kill())
 	permit(t, ch)
 }
 
@@ -362,10 +354,15 @@ func TestWaitingSetsNoShortTimers(t *testing.T) {
 	if calls > 300 {
 		t.Errorf("%d system calls in 4 s", calls)
 	}
+	var shorts []string
 	for _, line := range strings.Split(string(trace), "\n") {
 		if short(line) {
-			t.Errorf("a timer of less than a second: %s", line)
+			shorts = append(shorts, line)
 		}
+	}
+	// The rest of a longer one is short, where strace interrupts it.
+	if len(shorts) > 2 {
+		t.Errorf("timers of less than a second:\n%s", strings.Join(shorts, "\n"))
 	}
 	for _, a := range waiters {
 		a.kill()

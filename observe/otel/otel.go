@@ -29,6 +29,7 @@ package flockotel
 import (
 	"cmp"
 	"context"
+	"sync"
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
@@ -100,6 +101,7 @@ type reporter struct {
 	waits, holds metric.Float64Histogram
 	failures     metric.Int64Counter
 	paths        bool
+	kinds        sync.Map // of kind: metric.MeasurementOption
 }
 
 func (r *reporter) waiting(ctx context.Context, e flockctx.Event) context.Context {
@@ -110,7 +112,7 @@ func (r *reporter) waiting(ctx context.Context, e flockctx.Event) context.Contex
 }
 
 func (r *reporter) ended(ctx context.Context, e flockctx.Event) {
-	attributes := r.attributes(e, operation.String(e.Op))
+	attributes := r.attributes(e, e.Op)
 	r.waits.Record(ctx, e.Waited.Seconds(), attributes)
 	if e.Err != nil {
 		r.failures.Add(ctx, 1, attributes)
@@ -122,29 +124,51 @@ func (r *reporter) ended(ctx context.Context, e flockctx.Event) {
 	}
 	if e.Err != nil {
 		span.SetStatus(codes.Error, figures.Text(e.Err.Error()))
-		span.SetAttributes(reason(e))
+		span.SetAttributes(errorType.String(reason(e.Err)))
 	}
 	span.End()
 }
 
 func (r *reporter) released(e flockctx.Event) {
 	if e.Held != 0 {
-		r.holds.Record(context.Background(), e.Held.Seconds(), r.attributes(e))
+		r.holds.Record(context.Background(), e.Held.Seconds(), r.attributes(e, ""))
 	}
 }
 
-// attributes returns those of a metric of e: more, and what all have.
-func (r *reporter) attributes(e flockctx.Event, more ...attribute.KeyValue) metric.MeasurementOption {
-	all := append(more, mode.String(e.Mode.String()))
+// attributes returns those of a metric of e, which has none of op where that is "". Those
+// without a path are few and kept, since making them takes twice as long as all else.
+func (r *reporter) attributes(e flockctx.Event, op string) metric.MeasurementOption {
+	key := kind{op: op, mode: e.Mode}
 	if e.Err != nil {
-		all = append(all, reason(e))
+		key.err = reason(e.Err)
 	}
 	if r.paths {
-		all = append(all, filePath.String(figures.Text(e.Path)))
+		return key.attributes(filePath.String(figures.Text(e.Path)))
 	}
-	return metric.WithAttributes(all...)
+	made, ok := r.kinds.Load(key)
+	if !ok {
+		made, _ = r.kinds.LoadOrStore(key, key.attributes())
+	}
+	return made.(metric.MeasurementOption)
 }
 
-func reason(e flockctx.Event) attribute.KeyValue {
-	return errorType.String(cmp.Or(figures.Reason(e.Err), "_OTHER"))
+// A kind is what the events of a series have in common, but for the path.
+type kind struct {
+	op   string // "" where it does not count
+	mode flockctx.Mode
+	err  string // the error.type, "" if there is none
 }
+
+func (k kind) attributes(more ...attribute.KeyValue) metric.MeasurementOption {
+	more = append(more, mode.String(k.mode.String()))
+	if k.op != "" {
+		more = append(more, operation.String(k.op))
+	}
+	if k.err != "" {
+		more = append(more, errorType.String(k.err))
+	}
+	return metric.WithAttributeSet(attribute.NewSet(more...))
+}
+
+// reason returns the error.type of an error.
+func reason(err error) string { return cmp.Or(figures.Reason(err), "_OTHER") }

@@ -286,26 +286,28 @@ func TestATracerThatCameLater(t *testing.T) {
 
 // Paths of any bytes, which a protocol of UTF-8 would refuse.
 func TestPathsAreTold(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "\xff.lock")
-	holder, err := flockctx.Lock(t.Context(), path, nil)
-	if err != nil {
-		t.Skipf("SKIP: %s: this file system takes UTF-8 only: %v", t.Name(), err)
-	}
-	defer holder.Close()
-	b := newBackend(true)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
-	defer cancel()
-	if _, err = flockctx.Lock(ctx, path, &flockctx.Options{Tracer: b.tracer}); err == nil {
-		t.Fatal("no error")
-	}
-	clean := filepath.Join(filepath.Dir(path), "\uFFFD.lock")
-	want(t, "failures", b.failures(t), map[string]int64{
-		"error.type=timeout,file.path=" + clean + ",flockctx.mode=exclusive,flockctx.operation=lock": 1,
+	dir := t.TempDir()
+	path, clean := filepath.Join(dir, "\xff.lock"), filepath.Join(dir, "\uFFFD.lock")
+	synctest.Test(t, func(t *testing.T) {
+		holder, err := flockctx.Lock(t.Context(), path, nil)
+		if err != nil {
+			t.Skipf("SKIP: %s: this file system takes UTF-8 only: %v", t.Name(), err)
+		}
+		defer holder.Close()
+		b := newBackend(true)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err = flockctx.Lock(ctx, path, &flockctx.Options{Tracer: b.tracer}); err == nil {
+			t.Fatal("no error")
+		}
+		want(t, "failures", b.failures(t), map[string]int64{
+			"error.type=timeout,file.path=" + clean + ",flockctx.mode=exclusive,flockctx.operation=lock": 1,
+		})
+		s := b.spans.GetSpans()
+		if len(s) != 1 || attributes(s[0])["file.path"] != clean || !slices.Contains([]rune(s[0].Status.Description), '\uFFFD') {
+			t.Errorf("spans: %+v", s)
+		}
 	})
-	s := b.spans.GetSpans()
-	if len(s) != 1 || attributes(s[0])["file.path"] != clean || !slices.Contains([]rune(s[0].Status.Description), '\uFFFD') {
-		t.Errorf("spans: %+v", s)
-	}
 }
 
 // Each of two ends its own span, though the second has its in the context of both; and a
@@ -340,4 +342,23 @@ func TestNobodyListens(t *testing.T) {
 	l, err := flockctx.Lock(t.Context(), tempPath(t), &flockctx.Options{Tracer: flockotel.Tracer(nil)})
 	must(t, err)
 	must(t, l.Close())
+}
+
+// What it costs a lock that is free, of a kept handle.
+func BenchmarkLock(b *testing.B) {
+	for name, tracer := range map[string]*flockctx.Tracer{
+		"none":        nil,
+		"no provider": flockotel.Tracer(nil),
+		"sdk":         newBackend(false).tracer,
+		"sdk, paths":  newBackend(true).tracer,
+	} {
+		b.Run(name, func(b *testing.B) {
+			l := flockctx.New(filepath.Join(b.TempDir(), "file.lock"), &flockctx.Options{Tracer: tracer})
+			defer l.Close()
+			for b.Loop() {
+				must(b, l.Lock(b.Context()))
+				must(b, l.Unlock())
+			}
+		})
+	}
 }

@@ -207,3 +207,35 @@ flockctx_waiting_goroutines{mode="exclusive", path="A"} 0.0
 flockctx_waiting_goroutines{mode="exclusive", path="B"} 0.0`))
 	})
 }
+
+// What it costs a lock that is free, of a kept handle.
+func BenchmarkLock(b *testing.B) {
+	for name, tracer := range map[string]*flockctx.Tracer{
+		"none":      nil,
+		"collector": flockprom.New(nil).Tracer(),
+		"paths":     flockprom.New(&flockprom.Options{Paths: true}).Tracer(),
+	} {
+		b.Run(name, func(b *testing.B) {
+			l := flockctx.New(filepath.Join(b.TempDir(), "file.lock"), &flockctx.Options{Tracer: tracer})
+			defer l.Close()
+			for b.Loop() {
+				must(b, l.Lock(b.Context()))
+				must(b, l.Unlock())
+			}
+		})
+	}
+}
+
+// What a scrape costs beside many handles.
+func BenchmarkScrape(b *testing.B) {
+	dir := b.TempDir()
+	for i := range 1000 {
+		l, err := flockctx.Lock(b.Context(), filepath.Join(dir, fmt.Sprint(i)), nil)
+		must(b, err)
+		defer l.Close()
+	}
+	h := handler(b, flockprom.New(nil))
+	for b.Loop() {
+		scrape(b, h)
+	}
+}

@@ -150,7 +150,7 @@ func (l *Flock) acquire(a *attempt, m Mode) (err error) {
 	}
 	switch {
 	case err == nil || l.borrowed:
-	case sys.IsGone(err):
+	case sys.IsForgotten(err):
 		err = errStale // the server has forgotten the file
 	case errors.Is(err, fs.ErrClosed) && !opened && !l.isClosing():
 		err = errStale // the caller closed File: open it again

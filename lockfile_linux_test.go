@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/flockctx/flockctx"
+	"golang.org/x/sys/unix"
 )
 
 // flock(2) locks whatever is open, and scripts use it: of a block device, for one,
@@ -105,4 +106,22 @@ func TestLockFileBesideOneThatWaits(t *testing.T) {
 		must(t, errors.Join(f.Close(), g.Close()))
 	}
 	holder.must("unlock")
+}
+
+// A descriptor that cannot be locked, whatever the file is, says so.
+func TestLockFileOpenWithOPath(t *testing.T) {
+	path := tempPath(t)
+	must(t, os.WriteFile(path, nil, 0o600))
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	must(t, err)
+	f := os.NewFile(uintptr(fd), path)
+	defer f.Close()
+	for _, mechanism := range mechanisms() {
+		_, err := flockctx.LockFile(t.Context(), f, &flockctx.Options{Mechanism: mechanism})
+		if pathErr, ok := err.(*fs.PathError); !ok || pathErr.Path != path || pathErr.Op != "lock" {
+			t.Errorf("%v: %#v", mechanism, err)
+		}
+		wantText(t, err, "O_PATH")
+		wantText(t, flockctx.UnlockFile(f, &flockctx.Options{Mechanism: mechanism}), "O_PATH")
+	}
 }

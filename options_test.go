@@ -68,6 +68,8 @@ func TestOptionsThatCannotBeMeant(t *testing.T) {
 		"range that overflows": {Mechanism: flockctx.OFD, Start: 1 << 62, Length: 1 << 62},
 		"negative interval":    {Poll: flockctx.Backoff{Min: -1}},
 		"permissions":          {Perm: fs.ModeDir | 0o700},
+		"truncate for reading": {Flag: os.O_RDONLY | os.O_TRUNC},
+		"and create":           {Flag: os.O_RDONLY | os.O_TRUNC | os.O_CREATE},
 	} {
 		_, err := flockctx.Lock(t.Context(), path, &o)
 		if pathErr, ok := errors.AsType[*fs.PathError](err); !ok || pathErr.Path != path || errors.Is(err, errors.ErrUnsupported) {

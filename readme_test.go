@@ -54,7 +54,7 @@ func TestReadme(t *testing.T) {
 func main() {
 ` + calls.String() + "}\n"
 	var imports strings.Builder
-	for _, path := range []string{"context", "errors", "fmt", "io", "os", "strconv", "time", "github.com/flockctx/flockctx"} {
+	for _, path := range []string{"context", "errors", "fmt", "io", "os", "strconv", "strings", "time", "github.com/flockctx/flockctx"} {
 		if strings.Contains(program, path[strings.LastIndex(path, "/")+1:]+".") {
 			fmt.Fprintf(&imports, "import %q\n", path)
 		}
@@ -66,12 +66,13 @@ func main() {
 	if out, err := exec.Command(goTool, "build", "-o", exe, file).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s\n%s", err, out, program)
 	}
+	must(t, os.WriteFile(filepath.Join(dir, "counter"), []byte("99\n"), 0o600))
 	run := exec.Command(exe)
 	run.Dir = dir
 	if out, err := run.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s\n%s", err, out, program)
 	}
-	if b, err := os.ReadFile(filepath.Join(dir, "counter")); err != nil || string(b) != "1" {
+	if b, err := os.ReadFile(filepath.Join(dir, "counter")); err != nil || string(b) != "100\n" {
 		t.Errorf("the counter is %q, %v", b, err)
 	}
 }

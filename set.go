@@ -115,8 +115,8 @@ func lockAll(a *attempt, paths []string, opts *Options) (s *Set, of *Flock, err 
 	// The first can have been replaced while the last was waited for.
 	for i, l := range named {
 		err := l.verify(at[i])
-		if err == errStale {
-			return s, l, err
+		if err == errStale || sys.IsForgotten(err) {
+			return s, l, errStale
 		}
 		if err != nil {
 			return s, l, pathError("stat", paths[i], err)

@@ -2,6 +2,8 @@ package flockctx
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -51,12 +53,20 @@ type Event struct {
 	Waited    time.Duration // until now; zero where the call did not wait
 	Held      time.Duration // of Released: from the grant on; zero where no tracer saw that
 	Err       error         // of Failed, and of Released where something went wrong
-	Flock     *Flock        // the handle; not to be locked, unlocked, converted or closed inside a hook
+	Flock     *Flock        // the handle, nil for a lock of package locker; not to be locked, unlocked, converted or closed inside a hook
 }
 
 // Holders returns who holds the lock of the event, or waits for it, at this moment: see
 // [Holders]. It asks the system, which takes a while.
-func (e Event) Holders() ([]Holder, error) { return Holders(e.Flock.where()) }
+//
+// Of an event without a handle, as those of package locker are, it fails with an error
+// that matches [errors.ErrUnsupported].
+func (e Event) Holders() ([]Holder, error) {
+	if e.Flock == nil {
+		return nil, &fs.PathError{Op: "list the holders of", Path: e.Path, Err: errors.ErrUnsupported}
+	}
+	return Holders(e.Flock.where())
+}
 
 var processTracer atomic.Pointer[Tracer]
 

@@ -449,10 +449,12 @@ func TestLockAllIsToldPerFile(t *testing.T) {
 
 	for _, path := range []string{a, b} { // whichever comes first
 		holder := mustLock(t, path, nil)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
-		_, err = flockctx.LockAll(ctx, []string{a, b}, o)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := async(func() error { _, err := flockctx.LockAll(ctx, []string{a, b}, o); return err })
+		eventually(t, "it waits", func() bool { return flockctx.Waiters(path, flockctx.BSD) == 1 })
 		cancel()
-		wantErr(t, err, context.DeadlineExceeded)
+		err := soon(t, done, "LockAll after cancel")
+		wantErr(t, err, context.Canceled)
 		must(t, holder.Close())
 		d.mu.Lock()
 		last := d.events[len(d.events)-1]

@@ -10,12 +10,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/flockctx/flockctx"
+	"golang.org/x/sys/unix"
 )
 
 // What the permissions of a file are for: another user. The tests run as root, and
@@ -231,4 +233,44 @@ var _ = registerCommand("remove-forbidden", func(args []string) error {
 		return err
 	}
 	return closed(flockctx.TryLock(args[0], nil))
+})
+
+// Nor is it where the server, or the disk, gives no answer about the path.
+func TestLockWhosePathCannotBeLookedAt(t *testing.T) {
+	for _, errno := range []unix.Errno{unix.ESTALE, unix.EIO, unix.EACCES, unix.ENOSYS} {
+		for _, mechanism := range mechanisms() {
+			run(t, "no-look", []string{tempPath(t), fmt.Sprint(int(errno)), fmt.Sprint(int(mechanism))})
+		}
+	}
+}
+
+var _ = registerCommand("no-look", func(args []string) error {
+	var errno unix.Errno
+	o := &flockctx.Options{Mode: flockctx.Shared}
+	fmt.Sscan(args[1], (*uintptr)(&errno))
+	fmt.Sscan(args[2], (*int)(&o.Mechanism))
+	l, err := flockctx.Lock(context.Background(), args[0], o)
+	if err != nil {
+		return err
+	}
+	newfstatat := map[string]uintptr{"amd64": 262, "arm64": 79, "riscv64": 79}[runtime.GOARCH]
+	if newfstatat == 0 {
+		fmt.Fprintln(os.Stderr, "SKIP: the number of newfstatat(2) is not known here")
+		return l.Close()
+	}
+	if err := answer(newfstatat, 0, errno); err != nil {
+		return err
+	}
+	for _, mode := range []flockctx.Mode{flockctx.Exclusive, flockctx.Shared} {
+		if err := l.Convert(context.Background(), mode); err != nil || !l.Locked() {
+			return fmt.Errorf("%v: Convert to %v: %v, locked %v", errno, mode, err, l.Locked())
+		}
+	}
+	// A new lock must be on the file that the path names, and that cannot be told.
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	if err := closed(flockctx.Lock(ctx, args[0], o)); err == nil {
+		return fmt.Errorf("%v: locked", errno)
+	}
+	return l.Close()
 })

@@ -87,8 +87,13 @@ func (b *bell) wait(done <-chan struct{}, d time.Duration) (rang bool) {
 	default:
 	}
 	var buf [events]byte
-	_, err := b.file.Read(buf[:])
-	return err == nil
+	switch _, err := b.file.Read(buf[:]); {
+	case err == nil:
+		return true
+	case !errors.Is(err, os.ErrDeadlineExceeded):
+		sleep(done, d)
+	}
+	return false
 }
 
 // leave ends what listen began.
@@ -112,8 +117,13 @@ func takeBell() (*bell, error) {
 	if err != nil {
 		return nil, err
 	}
+	b := &bell{fd: fd, file: os.NewFile(uintptr(fd), "inotify")}
+	if err := b.file.SetReadDeadline(time.Time{}); err != nil {
+		b.file.Close()
+		return nil, err
+	}
 	bells.made++
-	return &bell{fd: fd, file: os.NewFile(uintptr(fd), "inotify")}, nil
+	return b, nil
 }
 
 // put keeps the bell for the next one that listens, for a while.

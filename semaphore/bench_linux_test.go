@@ -36,7 +36,7 @@ func BenchmarkUncontended(b *testing.B) {
 			}
 		})
 	}
-	for _, n := range []int{4, 1000} {
+	for _, n := range []int{4, 100, 1000} {
 		b.Run(fmt.Sprintf("slots=%d,full,try", n), func(b *testing.B) {
 			path := tempPath(b)
 			for range n {

@@ -92,14 +92,13 @@ func (p *place) current(s *semaphore) error {
 func (p *place) release(slot int) error {
 	err := p.desc.Lock(request(sys.Unlock, slot))
 	switch {
-	case errors.Is(err, fs.ErrClosed):
-		err = nil
-	case err != nil:
-		err = &fs.PathError{Op: "unlock", Path: p.entry.Name(), Err: err}
-	case p.lent.Load():
+	case err == nil && p.lent.Load():
 		ring(p.desc.Made())
+	case err != nil && !errors.Is(err, fs.ErrClosed):
+		p.entry.Close() // with which the slot goes, but for a child
+		return &fs.PathError{Op: "unlock", Path: p.entry.Name(), Err: err}
 	}
-	return errors.Join(err, p.entry.Close())
+	return p.entry.Close()
 }
 
 // SlotOf returns the number of the slot that h, from [flockctx.Holders] or

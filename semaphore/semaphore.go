@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"sync"
@@ -100,7 +101,7 @@ func (p *Permit) File() *os.File { return p.place.lend() }
 // matches [fs.ErrClosed] and does nothing.
 func (p *Permit) Release() error {
 	released.Add(1)
-	hint.Store(uint32(p.slot))
+	hint.Store(uint32(p.slot) + 1)
 	err := p.place.release(p.slot)
 	held.Delete(p)
 	return err
@@ -114,8 +115,8 @@ var (
 	// the one adds before its system call, the other loads after it.
 	released atomic.Uint64
 
-	// hint is the slot that this process gave back last: likely to be free, and what
-	// belongs to it in somebody's cache.
+	// hint is one more than the slot that this process gave back last, which is likely to
+	// be free, and what belongs to it in somebody's cache; or 0.
 	hint atomic.Uint32
 
 	// held keeps the permits reachable: a file that is collected is closed.
@@ -190,7 +191,7 @@ func (s *semaphore) acquire(ctx context.Context) (p *Permit, err error) {
 
 // look takes a free slot, if there is one, and unlocks what the place was entered by.
 func (s *semaphore) look(pl *place) (*Permit, error) {
-	first := int(hint.Load()) % s.n
+	first := s.first()
 	for i := range s.n {
 		slot := (first + i) % s.n
 		switch err := pl.take(slot); err {
@@ -209,4 +210,18 @@ func (s *semaphore) look(pl *place) (*Permit, error) {
 		}
 	}
 	return nil, nil
+}
+
+// few slots are looked at from the first one; of many most of those may be taken.
+const few = 64
+
+// first returns where to begin to look.
+func (s *semaphore) first() int {
+	switch h := int(hint.Load()); {
+	case h > 0:
+		return (h - 1) % s.n
+	case s.n > few:
+		return rand.IntN(s.n)
+	}
+	return 0
 }

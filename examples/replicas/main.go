@@ -5,6 +5,7 @@
 //	cd examples/replicas # a module of its own
 //	go run . -addr :8080 # files: replicas on one machine
 //	go run . -addr :8080 -locks etcd://10.0.0.1:2379,10.0.0.2:2379
+//	go run . -schema | psql postgres://admin@10.0.0.3/app # once, with the migrations
 //	go run . -addr :8080 -locks postgres://user@10.0.0.3/app
 //
 // With -lead the replicas elect one of them, which alone does what is to be done all the
@@ -20,6 +21,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log"
 	"net"
 	"net/http"
@@ -30,6 +32,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/flockctx/flockctx"
@@ -46,7 +49,12 @@ func main() {
 	patience := flag.Duration("patience", time.Second, "how long a request waits for the lock")
 	work := flag.Duration("work", 0, "how long counting takes")
 	lead := flag.Bool("lead", false, "elect a leader, which writes a report every second, instead of counting visitors")
+	schema := flag.Bool("schema", false, "print the tables that -locks postgres://… needs, and end")
 	flag.Parse()
+	if *schema {
+		fmt.Print(postgres.Schema())
+		return
+	}
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -89,7 +97,12 @@ func open(where string, ttl time.Duration) (l locker.Locker, done func() error, 
 	scheme, _, isURL := strings.Cut(where, "://")
 	switch {
 	case isURL && (scheme == "postgres" || scheme == "postgresql"), !isURL && strings.Contains(where, "host="):
-		return postgres.Advisory(where, &postgres.AdvisoryOptions{TTL: ttl}), done, nil
+		pool, err := pgxpool.New(context.Background(), where)
+		if err != nil {
+			return nil, nil, err
+		}
+		l := postgres.New(pool, &postgres.Options{TTL: ttl})
+		return l, func() error { defer pool.Close(); return l.(io.Closer).Close() }, nil
 	case isURL: // a folder of that name is hardly meant
 		return nil, nil, fmt.Errorf("-locks %s: neither a folder nor etcd:// nor postgres://", where)
 	}

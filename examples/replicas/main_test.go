@@ -18,7 +18,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/flockctx/flockctx/internal/pgtest"
+	"github.com/flockctx/flockctx/locker/postgres"
 )
 
 func TestMain(m *testing.M) {
@@ -33,6 +36,14 @@ func TestMain(m *testing.M) {
 func engines(t *testing.T) map[string]string {
 	t.Helper()
 	pg := pgtest.Start(t)
+	conn, err := pgx.Connect(t.Context(), pg.DSN(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	if _, err := conn.Exec(t.Context(), postgres.Schema()); err != nil {
+		t.Fatal(err)
+	}
 	return map[string]string{"files": t.TempDir(), "PostgreSQL": pg.DSN(""), "etcd": "etcd://" + startEtcd(t)}
 }
 

@@ -64,7 +64,7 @@ func (d *Descriptor) control(fn func(fd uintptr) error) error {
 }
 
 // Lock does r at once. The error is nil, ErrBusy, fs.ErrClosed where the os.File was closed,
-// or the system's, which IsGone knows where the server has forgotten the file.
+// or the system's, which IsForgotten knows where the server has forgotten the file.
 func (d *Descriptor) Lock(r Request) error {
 	return d.control(func(fd uintptr) error { return lock(fd, r) })
 }
@@ -124,16 +124,25 @@ func (d *Descriptor) verify(path string) error {
 	if err == nil && id == d.ID {
 		return nil
 	}
-	if _, special := err.(*unsupportedError); err == nil || special || errors.Is(err, fs.ErrNotExist) || IsGone(err) {
-		return ErrStale // another file, one that cannot be locked, or none
+	if err == nil || namesNone(err) {
+		return ErrStale
 	}
 	return err
 }
 
-// IsGone reports whether err says that a path names no file, or not any more the one that
-// the server knew.
-func IsGone(err error) bool {
-	return slices.ContainsFunc(gone, func(e error) bool { return errors.Is(err, e) })
+// namesNone reports whether err, of a look at a path, says that it names no file that can
+// be locked.
+func namesNone(err error) bool {
+	_, special := err.(*unsupportedError)
+	return special || errors.Is(err, fs.ErrNotExist) || matches(err, noFile)
+}
+
+// IsForgotten reports whether err says that the server knows the file no more, under the
+// handle that the client has for it.
+func IsForgotten(err error) bool { return matches(err, forgotten) }
+
+func matches(err error, any []error) bool {
+	return slices.ContainsFunc(any, func(e error) bool { return errors.Is(err, e) })
 }
 
 // Identify identifies the file that path names, by all but its Handle.
@@ -142,5 +151,5 @@ func Identify(path string) (FileID, error) { return identifyPath(path, false) }
 // MayRead reports whether after err, from opening a file for reading and writing, it
 // may be possible to open it for reading.
 func MayRead(err error) bool {
-	return errors.Is(err, fs.ErrPermission) || slices.ContainsFunc(writeRefusals, func(e error) bool { return errors.Is(err, e) })
+	return errors.Is(err, fs.ErrPermission) || matches(err, writeRefusals)
 }

@@ -15,9 +15,12 @@ import (
 // perhaps be opened for reading.
 var writeRefusals = []error{unix.EROFS, unix.ETXTBSY, unix.EISDIR}
 
-// gone are the errors, besides that of a missing name, that say that a path names no
-// file, or not any more the one that the server knew.
-var gone = []error{unix.ENOTDIR, unix.ESTALE}
+// noFile are the errors, besides that of a missing name, that say that a path names no
+// file; forgotten those of a file that the server knows no more.
+var (
+	noFile    = []error{unix.ENOTDIR}
+	forgotten = []error{unix.ESTALE}
+)
 
 // openFlags are given to every open(2). O_NONBLOCK has a FIFO, a device or a lease
 // not hang it; for what is accepted, files and directories, it means nothing later.

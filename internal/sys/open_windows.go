@@ -103,9 +103,12 @@ const shareAll = windows.FILE_SHARE_READ | windows.FILE_SHARE_WRITE | windows.FI
 // Close closes a bare descriptor.
 func Close(fd uintptr) error { return windows.CloseHandle(windows.Handle(fd)) }
 
-// gone are the errors, besides that of a missing name, that say that a path names no
-// file.
-var gone = []error{windows.ERROR_DIRECTORY}
+// noFile are the errors, besides that of a missing name, that say that a path names no
+// file; forgotten those of a file that the server knows no more.
+var (
+	noFile    = []error{windows.ERROR_DIRECTORY}
+	forgotten []error
+)
 
 var errDirectory = Unsupported("is a directory; Windows locks files only")
 

@@ -48,7 +48,7 @@ func CreateIn(root *os.Root, path string, flag int, perm fs.FileMode) (Descripto
 func (d *Descriptor) VerifyIn(root *os.Root, path string) error {
 	fi, err := root.Stat(path)
 	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) || IsGone(err) {
+		if namesNone(err) {
 			return ErrStale
 		}
 		return err

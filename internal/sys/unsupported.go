@@ -10,7 +10,7 @@ import (
 	"github.com/flockctx/flockctx/internal/interrupt"
 )
 
-var writeRefusals, gone []error
+var writeRefusals, noFile, forgotten []error
 
 var errPlatform = Unsupported("%s has no lock of open files", runtime.GOOS)
 

@@ -41,13 +41,16 @@ $$;
 
 -- What each procedure begins with. The statements below rest on READ COMMITTED: after
 -- the wait for a row's lock, the next statement sees what the lock's holder has done. A
--- commit that is not on disk could be undone by a crash, and with it a grant.
+-- commit that is not on disk could be undone by a crash, and with it a grant. Rows come
+-- and go here: an index scan takes note of dead ones and skips them the next time, where
+-- other scans would read them again and again until the next vacuum.
 create or replace procedure flockctx.prepare() language plpgsql as $$
 begin
 	if current_setting('transaction_isolation') <> 'read committed' or current_setting('transaction_read_only')::boolean then
 		commit;
 		set transaction isolation level read committed, read write;
 	end if;
+	perform set_config('enable_bitmapscan', 'off', true), set_config('enable_seqscan', 'off', true);
 	if current_setting('synchronous_commit') = 'off' then
 		perform set_config('synchronous_commit', 'on', true);
 	end if;
@@ -75,9 +78,9 @@ begin
 	end loop;
 	now := clock_timestamp();
 	-- One that is locked is being renewed, or guarded by its owner.
-	delete from flockctx.claims where id in (
+	delete from flockctx.claims where id = any (array(
 		select c.id from flockctx.claims c where c.name = of_name and c.expires <= now and c.id <> claim
-		for update skip locked);
+		for update skip locked));
 	select c.* into me from flockctx.claims c where c.id = claim;
 	if not found then
 		me := (claim, of_name, of_owner, is_shared, arrived - waited * interval '1 microsecond', null, null, null, is_under, on_host, of_pid, with_note);

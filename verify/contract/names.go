@@ -110,6 +110,7 @@ func churn(path string, n int) error {
 func counts(p *pair, o flockctx.Options) {
 	const n = 50
 	done := make(chan error, 1)
+	p.must(p.path, o).Close()
 	if err := os.WriteFile(p.path, fmt.Appendf(nil, "%010d", 0), 0o600); err != nil {
 		p.failf("%v", err)
 	}

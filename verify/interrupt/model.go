@@ -1,30 +1,34 @@
 // Package interrupt is a model of how flockctx ends a wait in the kernel, small
-// enough to look at every state that it can reach. See blocker_linux.go: the waiter
-// is block, the senders are fire, once for the end of ctx and once for Close.
+// enough to look at every state that it can reach. See internal/interrupt: the waiter is
+// Run, and block in the root that calls it; the senders are Fire, once for the end of ctx
+// and once for Close, or for a goroutine that wants to poll.
 package interrupt
 
 import "fmt"
 
 // A Protocol is what is searched. The zero value is the protocol as it is in
-// blocker_linux.go; each field leaves out one thing that it does.
+// thread_linux.go; each field leaves out one thing that it does.
 type Protocol struct {
-	SendOnce      bool // fire sends one signal, and does not repeat it
-	NoLeft        bool // the waiter does not say that it has left
-	SendUnlocked  bool // fire sends after it has unlocked in.mu
-	NoFlush       bool // block makes no system call before it lets the thread go
+	SendOnce      bool // Fire sends one signal, and does not repeat it
+	NoLeft        bool // Run does not say that it has left: the thread's number stays
+	SendUnlocked  bool // Fire sends after it has unlocked the mutex
+	NoFlush       bool // Run makes no system call before it lets the thread go
 	NoWait        bool // block does not wait for the function of AfterFunc
-	NoFired       bool // block takes every EINTR for the end of ctx
-	IgnoreFired   bool // block tries again after every EINTR
+	NoFired       bool // Run takes every EINTR for the end
+	IgnoreFired   bool // Run tries again after every EINTR
+	EnterFired    bool // Run does not ask whether Fire came first
+	NoArm         bool // Fire does not look after the handler
 	Restart       bool // the handler has SA_RESTART
 	SignalBlocked bool // the thread's signal mask keeps the signal from it
 }
 
 // Where the waiter is.
 const (
-	before    = iota // in user mode, about to make the blocking call
+	outside   = iota // about to lock the mutex, and to say on which thread it is
+	before           // in user mode, about to make the blocking call
 	inside           // in the kernel, in the blocking call
-	eintr            // the call returned EINTR; about to read in.fired
-	leaving          // about to set in.left
+	eintr            // the call returned EINTR; about to read fired
+	leaving          // about to say that it has left
 	flushing         // about to make a system call, where a signal was sent
 	stopping         // has let the thread go; about to call stop, and to wait for ended if it is too late
 	returned         // block has returned
@@ -34,7 +38,7 @@ const (
 // Where a sender is.
 const (
 	idle     = iota // not called yet
-	called          // about to lock in.mu for the first time
+	called          // about to lock the mutex for the first time
 	sending         // has locked in.mu and seen that the waiter is still there
 	unlocked        // SendUnlocked: has unlocked, and is about to send
 	waiting         // has unlocked, and waits for gone or its timer
@@ -52,10 +56,12 @@ const (
 type state struct {
 	waiter  uint8
 	sender  [numSenders]uint8
-	fired   bool // in.fired
-	sent    bool // in.sent
-	left    bool // in.left
-	gone    bool // in.gone is closed
+	fired   bool // c.fired
+	sent    bool // c.sent
+	there   bool // c.tid is not 0
+	gone    bool // c.gone is closed
+	ignored bool // the program ignores the signal, which it does once
+	changed bool // it has
 	pending bool // the signal was sent to the thread and not delivered
 	granted bool // the call returned with the lock
 	early   bool // the call was given up though nobody wanted that
@@ -64,14 +70,15 @@ type state struct {
 }
 
 func (s state) String() string {
-	w := [numPlaces]string{"before", "inside", "eintr", "leaving", "flushing", "stopping", "returned"}
+	w := [numPlaces]string{"outside", "before", "inside", "eintr", "leaving", "flushing", "stopping", "returned"}
 	d := []string{"idle", "called", "sending", "unlocked", "waiting", "done", "stopped"}
-	return fmt.Sprintf("waiter %s, ctx %s, Close %s, fired %v, sent %v, left %v, pending %v, granted %v",
-		w[s.waiter], d[s.sender[ctx]], d[s.sender[closing]], s.fired, s.sent, s.left, s.pending, s.granted)
+	return fmt.Sprintf("waiter %s, ctx %s, Close %s, fired %v, sent %v, there %v, pending %v, ignored %v, granted %v",
+		w[s.waiter], d[s.sender[ctx]], d[s.sender[closing]], s.fired, s.sent, s.there, s.pending, s.ignored, s.granted)
 }
 
 // A step is a transition. What environment does may also never happen: that the
-// lock is granted, ctx ends, Close is called, or a foreign signal arrives. All other
+// lock is granted, ctx ends, Close is called, the program ignores the signal, or a foreign
+// one arrives. All other
 // actors make a step sometime, if they can all the time (weak fairness).
 type step struct {
 	to    state
@@ -92,11 +99,10 @@ const (
 
 // next lists all that can happen in s.
 //
-// in.mu is held for the length of a step only: what a goroutine does under it is
+// The mutex is held for the length of a step only: what a goroutine does under it is
 // one step, which is exact, as nobody else reads or writes these fields then. Only
 // tgkill(2) acts on something else, the thread, and so has a step of its own where
-// the protocol makes it without the mutex. A real-time signal queues; all that are
-// queued are delivered on the same return to user mode, so one bit stands for them.
+// the protocol makes it without the mutex. Of a standard signal one at most is pending.
 func (p Protocol) next(s state) (steps []step) {
 	add := func(a actor, name string, change func(*state)) {
 		t := s
@@ -104,8 +110,23 @@ func (p Protocol) next(s state) (steps []step) {
 		steps = append(steps, step{t, a, name})
 	}
 
+	if !s.changed {
+		add(environment, "the program ignores the signal", func(t *state) {
+			// What is pending of a signal that becomes ignored is dropped.
+			t.ignored, t.changed, t.pending = true, true, false
+		})
+	}
+
 	// The waiter.
 	switch s.waiter {
+	case outside:
+		add(waiterActor, "says that it is there", func(t *state) {
+			if t.fired && !p.EnterFired {
+				t.waiter = stopping
+				return
+			}
+			t.waiter, t.there = before, true
+		})
 	case before:
 		add(waiterActor, "enters the call", func(t *state) { t.waiter = inside })
 	case inside:
@@ -133,7 +154,7 @@ func (p Protocol) next(s state) (steps []step) {
 	case leaving:
 		add(waiterActor, "says that it left", func(t *state) {
 			t.waiter = flushing
-			t.left = !p.NoLeft
+			t.there = p.NoLeft
 			t.gone = true
 		})
 	case flushing:
@@ -157,7 +178,7 @@ func (p Protocol) next(s state) (steps []step) {
 		a := ctxActor + actor(i)
 		switch s.sender[i] {
 		case idle:
-			// Close finds the interrupt in the handle until the waiter has
+			// Close finds the call in the handle until the waiter has
 			// returned, and may be slow to use it.
 			if s.waiter != returned {
 				name := "ctx ends"
@@ -170,7 +191,7 @@ func (p Protocol) next(s state) (steps []step) {
 			add(a, "sets fired", func(t *state) {
 				t.fired = true
 				t.sender[i] = sending
-				if t.left {
+				if !t.there {
 					t.sender[i] = done
 				}
 			})
@@ -178,14 +199,14 @@ func (p Protocol) next(s state) (steps []step) {
 			if p.SendUnlocked {
 				add(a, "unlocks", func(t *state) {
 					t.sender[i] = unlocked
-					if t.left {
+					if !t.there {
 						t.sender[i] = done
 					}
 				})
 				break
 			}
 			add(a, "sends", func(t *state) {
-				if t.left { // read under the same lock
+				if !t.there { // read under the same lock
 					t.sender[i] = done
 					return
 				}
@@ -201,7 +222,7 @@ func (p Protocol) next(s state) (steps []step) {
 			// NoLeft: gone still ends the loop, but only when it is looked at.
 			switch {
 			case p.SendOnce && !s.gone:
-			case s.left || p.SendOnce:
+			case !s.there || p.SendOnce:
 				add(a, "sees that the waiter left", func(t *state) { t.sender[i] = done })
 			case p.NoLeft && s.gone:
 				add(a, "sees gone", func(t *state) { t.sender[i] = done })
@@ -236,7 +257,11 @@ func (p Protocol) next(s state) (steps []step) {
 }
 
 func (p Protocol) send(t *state) {
-	t.sent, t.pending = true, true
+	if !p.NoArm {
+		t.ignored = false
+	}
+	t.sent = true
+	t.pending = t.pending || !t.ignored
 	if t.waiter >= stopping {
 		t.stray = true
 	}

@@ -42,7 +42,7 @@ func Example() {
 	for _, m := range collected.ScopeMetrics[0].Metrics {
 		fmt.Println(m.Name, m.Unit)
 	}
-	// Output:
+	// Unordered output:
 	// flockctx.wait.duration s
 	// flockctx.hold.duration s
 }

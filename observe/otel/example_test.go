@@ -6,20 +6,20 @@ import (
 	"log"
 	"os"
 	"path/filepath"
-	"time"
 
 	"go.opentelemetry.io/otel"
-	sdktrace "go.opentelemetry.io/otel/sdk/trace"
-	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"github.com/flockctx/flockctx"
 	flockotel "github.com/flockctx/flockctx/observe/otel"
 )
 
 func Example() {
-	// A program has an exporter of its own here, such as otlptracegrpc.
-	exporter := tracetest.NewInMemoryExporter()
-	otel.SetTracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSyncer(exporter)))
+	// A program has an exporter of its own here, such as otlpmetricgrpc, and for the
+	// spans a tracer provider.
+	reader := sdkmetric.NewManualReader()
+	otel.SetMeterProvider(sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader)))
 	flockctx.SetTracer(flockotel.Tracer(nil))
 	defer flockctx.SetTracer(nil)
 
@@ -28,18 +28,21 @@ func Example() {
 		log.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	path := filepath.Join(dir, "file.lock")
-	l, err := flockctx.Lock(context.Background(), path, nil)
+	ctx := context.Background()
+	l, err := flockctx.Lock(ctx, filepath.Join(dir, "file.lock"), nil)
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer l.Close()
+	l.Close()
 
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
-	defer cancel()
-	flockctx.Lock(ctx, path, nil) // waits in vain
-	for _, span := range exporter.GetSpans() {
-		fmt.Println(span.Name, span.Status.Code)
+	var collected metricdata.ResourceMetrics
+	if err := reader.Collect(ctx, &collected); err != nil {
+		log.Fatal(err)
 	}
-	// Output: flockctx.wait Error
+	for _, m := range collected.ScopeMetrics[0].Metrics {
+		fmt.Println(m.Name, m.Unit)
+	}
+	// Unordered output:
+	// flockctx.wait.duration s
+	// flockctx.hold.duration s
 }

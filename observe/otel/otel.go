@@ -4,23 +4,29 @@
 //
 // A call that waits for a lock has a span "flockctx.wait", a child of the span in the
 // context that Lock was given. A lock that is free makes none. It has the attributes
-// file.path, flockctx.operation ("lock" or "convert"), flockctx.mode and
-// flockctx.mechanism; where the call failed, the status Error and error.type as well.
+// file.path, flockctx.operation ("lock" or "convert"), flockctx.mode ("exclusive" or
+// "shared") and flockctx.mechanism ("flock", "ofd", or "locker"); where the call failed,
+// the status Error and error.type as well.
 //
 // The metrics, in seconds where they are durations:
 //
 //   - flockctx.wait.duration, a histogram of how long each call waited, those that got the
-//     lock at once or failed included; with flockctx.operation, flockctx.mode and, of those
-//     that failed, error.type.
+//     lock at once or failed included; with flockctx.operation, flockctx.mode,
+//     flockctx.mechanism and, of those that failed, error.type.
 //   - flockctx.hold.duration, a histogram of how long locks were held, from the grant to
-//     the release; with flockctx.mode, and error.type where the release went wrong. It is
-//     complete for those that were granted while the tracer was set.
+//     the release; with flockctx.mode, flockctx.mechanism, and error.type where the lock
+//     was lost or the release went wrong. It has those that were granted while a tracer
+//     was set.
 //   - flockctx.failures, a counter of the calls that ended without the lock, with the
 //     attributes that flockctx.wait.duration has.
 //
 // An error.type is "locked" (a TryLock found the lock taken), "timeout", "canceled",
-// "closed", "lost" (by Convert) or "_OTHER". So there are few series, however many files
-// are locked; Options.Paths adds one attribute of which there may be many.
+// "closed", "lost" (by Convert, or to the network), "unavailable" (a server) or "_OTHER".
+// So there are few series, however many files are locked; Options.Paths adds one attribute
+// of which there may be many.
+//
+// With [github.com/flockctx/flockctx/locker.Trace] the same is told of locks by name, which
+// have flockctx.name in place of file.path, and a span for each Lock.
 //
 // LockAll reports each file, and one whose path was replaced while it waited as a failure
 // of type "_OTHER", after which it waits anew.
@@ -29,6 +35,7 @@ package flockotel
 import (
 	"cmp"
 	"context"
+	"sync"
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
@@ -46,8 +53,8 @@ type Options struct {
 	TracerProvider trace.TracerProvider // nil: the global one, which may be set later
 	MeterProvider  metric.MeterProvider // likewise
 
-	// Paths adds file.path to the metrics, as it was given to flockctx. Each path has
-	// series of its own then, for good: for programs that lock few files.
+	// Paths adds file.path, as it was given to flockctx, or flockctx.name to the metrics.
+	// Each has series of its own then, for good: for programs that lock few files.
 	Paths bool
 }
 
@@ -60,6 +67,7 @@ const (
 	operation = attribute.Key("flockctx.operation")
 	mode      = attribute.Key("flockctx.mode")
 	mechanism = attribute.Key("flockctx.mechanism")
+	lockName  = attribute.Key("flockctx.name")
 )
 
 // Tracer returns a tracer that reports to OpenTelemetry. Set it once, for the process or
@@ -100,51 +108,88 @@ type reporter struct {
 	waits, holds metric.Float64Histogram
 	failures     metric.Int64Counter
 	paths        bool
+	kinds        sync.Map // of kind: metric.MeasurementOption
 }
 
 func (r *reporter) waiting(ctx context.Context, e flockctx.Event) context.Context {
 	ctx, span := r.spans.Start(ctx, "flockctx.wait", trace.WithAttributes(
-		filePath.String(figures.Text(e.Path)), operation.String(e.Op), mode.String(e.Mode.String()), mechanism.String(e.Mechanism.String())))
+		named(e), operation.String(e.Op), mode.String(e.Mode.String()), mechanism.String(figures.Mechanism(e))))
 	// By a key of its own: the context of the end may have a later tracer's span.
-	return context.WithValue(ctx, r, span)
+	return context.WithValue(ctx, r, &wait{span, e})
+}
+
+// A wait is in the context of its end, and in that of what a hook locks meanwhile.
+type wait struct {
+	span  trace.Span
+	event flockctx.Event
 }
 
 func (r *reporter) ended(ctx context.Context, e flockctx.Event) {
-	attributes := r.attributes(e, operation.String(e.Op))
+	attributes := r.attributes(e, e.Op)
 	r.waits.Record(ctx, e.Waited.Seconds(), attributes)
 	if e.Err != nil {
 		r.failures.Add(ctx, 1, attributes)
 	}
-	// Without a wait the span is that of a hook which called Lock with its own context.
-	span, _ := ctx.Value(r).(trace.Span)
-	if span == nil || e.Waited == 0 {
+	w, _ := ctx.Value(r).(*wait)
+	if w == nil || w.event.Flock != e.Flock || w.event.Path != e.Path {
 		return
 	}
 	if e.Err != nil {
-		span.SetStatus(codes.Error, figures.Text(e.Err.Error()))
-		span.SetAttributes(reason(e))
+		w.span.SetStatus(codes.Error, figures.Text(e.Err.Error()))
+		w.span.SetAttributes(errorType.String(reason(e)))
 	}
-	span.End()
+	w.span.End()
 }
 
 func (r *reporter) released(e flockctx.Event) {
 	if e.Held != 0 {
-		r.holds.Record(context.Background(), e.Held.Seconds(), r.attributes(e))
+		r.holds.Record(context.Background(), e.Held.Seconds(), r.attributes(e, ""))
 	}
 }
 
-// attributes returns those of a metric of e: more, and what all have.
-func (r *reporter) attributes(e flockctx.Event, more ...attribute.KeyValue) metric.MeasurementOption {
-	all := append(more, mode.String(e.Mode.String()))
+// attributes returns those of a metric of e, which has none of op where that is "". Those
+// without a path are few and kept, since making them takes twice as long as all else.
+func (r *reporter) attributes(e flockctx.Event, op string) metric.MeasurementOption {
+	key := kind{op: op, mode: e.Mode, mechanism: figures.Mechanism(e)}
 	if e.Err != nil {
-		all = append(all, reason(e))
+		key.err = reason(e)
 	}
 	if r.paths {
-		all = append(all, filePath.String(figures.Text(e.Path)))
+		return key.attributes(named(e))
 	}
-	return metric.WithAttributes(all...)
+	made, ok := r.kinds.Load(key)
+	if !ok {
+		made, _ = r.kinds.LoadOrStore(key, key.attributes())
+	}
+	return made.(metric.MeasurementOption)
 }
 
-func reason(e flockctx.Event) attribute.KeyValue {
-	return errorType.String(cmp.Or(figures.Reason(e.Err), "_OTHER"))
+// A kind is what the events of a series have in common, but for the path.
+type kind struct {
+	op        string // "" where it does not count
+	mode      flockctx.Mode
+	mechanism string
+	err       string // the error.type, "" if there is none
 }
+
+func (k kind) attributes(more ...attribute.KeyValue) metric.MeasurementOption {
+	more = append(more, mode.String(k.mode.String()), mechanism.String(k.mechanism))
+	if k.op != "" {
+		more = append(more, operation.String(k.op))
+	}
+	if k.err != "" {
+		more = append(more, errorType.String(k.err))
+	}
+	return metric.WithAttributeSet(attribute.NewSet(more...))
+}
+
+// named says what e's lock is called.
+func named(e flockctx.Event) attribute.KeyValue {
+	if e.Flock == nil {
+		return lockName.String(figures.Text(e.Path))
+	}
+	return filePath.String(figures.Text(e.Path))
+}
+
+// reason returns the error.type of e.Err.
+func reason(e flockctx.Event) string { return cmp.Or(figures.Reason(e), "_OTHER") }

@@ -21,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/flockctx/flockctx"
+	"github.com/flockctx/flockctx/locker"
 	flockotel "github.com/flockctx/flockctx/observe/otel"
 )
 
@@ -165,10 +166,10 @@ func TestAWaitIsAChildOfTheCallersSpan(t *testing.T) {
 			"file.path": path, "flockctx.operation": "lock", "flockctx.mode": "exclusive", "flockctx.mechanism": "flock",
 		})
 		want(t, "waits", b.durations(t, "flockctx.wait.duration"), map[string]series{
-			"flockctx.mode=exclusive,flockctx.operation=lock": {2, 2 * time.Second},
+			"flockctx.mechanism=flock,flockctx.mode=exclusive,flockctx.operation=lock": {2, 2 * time.Second},
 		})
 		want(t, "holds", b.durations(t, "flockctx.hold.duration"), map[string]series{
-			"flockctx.mode=exclusive": {2, (2 + 3) * time.Second},
+			"flockctx.mechanism=flock,flockctx.mode=exclusive": {2, (2 + 3) * time.Second},
 		})
 		if m, ok := b.collect(t)["flockctx.failures"]; ok {
 			t.Errorf("failures: %+v", m)
@@ -215,7 +216,7 @@ func TestAFailureSaysWhy(t *testing.T) {
 			t.Errorf("spans say %q, want %q", descriptions, want)
 		}
 		with := func(reason string) string {
-			return "error.type=" + reason + ",flockctx.mode=shared,flockctx.operation=lock"
+			return "error.type=" + reason + ",flockctx.mechanism=flock,flockctx.mode=shared,flockctx.operation=lock"
 		}
 		want(t, "failures", b.failures(t), map[string]int64{
 			with("timeout"): 1, with("canceled"): 1, with("locked"): 1, with("closed"): 1, with("_OTHER"): 1,
@@ -239,10 +240,10 @@ func TestConvertIsAnOperationOfItsOwn(t *testing.T) {
 		must(t, l.Convert(t.Context(), flockctx.Exclusive))
 		must(t, l.Close())
 		want(t, "waits", b.durations(t, "flockctx.wait.duration"), map[string]series{
-			"flockctx.mode=shared,flockctx.operation=lock":       {1, 0},
-			"flockctx.mode=exclusive,flockctx.operation=convert": {1, time.Second},
+			"flockctx.mechanism=flock,flockctx.mode=shared,flockctx.operation=lock":       {1, 0},
+			"flockctx.mechanism=flock,flockctx.mode=exclusive,flockctx.operation=convert": {1, time.Second},
 		})
-		want(t, "holds", b.durations(t, "flockctx.hold.duration"), map[string]series{"flockctx.mode=exclusive": {1, time.Second}})
+		want(t, "holds", b.durations(t, "flockctx.hold.duration"), map[string]series{"flockctx.mechanism=flock,flockctx.mode=exclusive": {1, time.Second}})
 		if s := b.spans.GetSpans(); len(s) != 1 || attributes(s[0])["flockctx.operation"] != "convert" {
 			t.Errorf("spans: %+v", s)
 		}
@@ -263,11 +264,33 @@ func TestALockThatConvertLost(t *testing.T) {
 		}
 		must(t, l.Close())
 		want(t, "failures", b.failures(t), map[string]int64{
-			"error.type=lost,flockctx.mode=shared,flockctx.operation=convert": 1,
+			"error.type=lost,flockctx.mechanism=flock,flockctx.mode=shared,flockctx.operation=convert": 1,
 		})
 		want(t, "holds", b.durations(t, "flockctx.hold.duration"), map[string]series{
-			"error.type=lost,flockctx.mode=exclusive": {1, time.Second},
+			"error.type=lost,flockctx.mechanism=flock,flockctx.mode=exclusive": {1, time.Second},
 		})
+	})
+}
+
+func TestLocksByName(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBackend(true)
+		names := locker.Trace(locker.Dir(dir, nil), b.tracer)
+		ctx, request := b.request(t)
+		defer request.End()
+		h, err := names.Lock(ctx, "x", locker.Exclusive)
+		must(t, err)
+		time.Sleep(time.Second)
+		must(t, h.Unlock(ctx))
+		synctest.Wait() // for the news of the release
+		const with = "flockctx.mechanism=locker,flockctx.mode=exclusive,flockctx.name=x"
+		want(t, "holds", b.durations(t, "flockctx.hold.duration"), map[string]series{with: {1, time.Second}})
+		want(t, "waits", b.durations(t, "flockctx.wait.duration"), map[string]series{with + ",flockctx.operation=lock": {1, 0}})
+		if s := b.spans.GetSpans(); len(s) != 1 || attributes(s[0])["flockctx.name"] != "x" ||
+			s[0].Parent.SpanID() != request.SpanContext().SpanID() {
+			t.Errorf("spans: %+v", s)
+		}
 	})
 }
 
@@ -286,26 +309,28 @@ func TestATracerThatCameLater(t *testing.T) {
 
 // Paths of any bytes, which a protocol of UTF-8 would refuse.
 func TestPathsAreTold(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "\xff.lock")
-	holder, err := flockctx.Lock(t.Context(), path, nil)
-	if err != nil {
-		t.Skipf("SKIP: %s: this file system takes UTF-8 only: %v", t.Name(), err)
-	}
-	defer holder.Close()
-	b := newBackend(true)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
-	defer cancel()
-	if _, err = flockctx.Lock(ctx, path, &flockctx.Options{Tracer: b.tracer}); err == nil {
-		t.Fatal("no error")
-	}
-	clean := filepath.Join(filepath.Dir(path), "\uFFFD.lock")
-	want(t, "failures", b.failures(t), map[string]int64{
-		"error.type=timeout,file.path=" + clean + ",flockctx.mode=exclusive,flockctx.operation=lock": 1,
+	dir := t.TempDir()
+	path, clean := filepath.Join(dir, "\xff.lock"), filepath.Join(dir, "\uFFFD.lock")
+	synctest.Test(t, func(t *testing.T) {
+		holder, err := flockctx.Lock(t.Context(), path, nil)
+		if err != nil {
+			t.Skipf("SKIP: %s: this file system takes UTF-8 only: %v", t.Name(), err)
+		}
+		defer holder.Close()
+		b := newBackend(true)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err = flockctx.Lock(ctx, path, &flockctx.Options{Tracer: b.tracer}); err == nil {
+			t.Fatal("no error")
+		}
+		want(t, "failures", b.failures(t), map[string]int64{
+			"error.type=timeout,file.path=" + clean + ",flockctx.mechanism=flock,flockctx.mode=exclusive,flockctx.operation=lock": 1,
+		})
+		s := b.spans.GetSpans()
+		if len(s) != 1 || attributes(s[0])["file.path"] != clean || !slices.Contains([]rune(s[0].Status.Description), '\uFFFD') {
+			t.Errorf("spans: %+v", s)
+		}
 	})
-	s := b.spans.GetSpans()
-	if len(s) != 1 || attributes(s[0])["file.path"] != clean || !slices.Contains([]rune(s[0].Status.Description), '\uFFFD') {
-		t.Errorf("spans: %+v", s)
-	}
 }
 
 // Each of two ends its own span, though the second has its in the context of both; and a
@@ -340,4 +365,23 @@ func TestNobodyListens(t *testing.T) {
 	l, err := flockctx.Lock(t.Context(), tempPath(t), &flockctx.Options{Tracer: flockotel.Tracer(nil)})
 	must(t, err)
 	must(t, l.Close())
+}
+
+// What it costs a lock that is free, of a kept handle.
+func BenchmarkLock(b *testing.B) {
+	for name, tracer := range map[string]*flockctx.Tracer{
+		"none":        nil,
+		"no provider": flockotel.Tracer(nil),
+		"sdk":         newBackend(false).tracer,
+		"sdk, paths":  newBackend(true).tracer,
+	} {
+		b.Run(name, func(b *testing.B) {
+			l := flockctx.New(filepath.Join(b.TempDir(), "file.lock"), &flockctx.Options{Tracer: tracer})
+			defer l.Close()
+			for b.Loop() {
+				must(b, l.Lock(b.Context()))
+				must(b, l.Unlock())
+			}
+		})
+	}
 }

@@ -4,19 +4,20 @@
 //	prometheus.MustRegister(locks)
 //	flockctx.SetTracer(locks.Tracer())
 //
-// What the tracer is told makes these metrics:
+// What the tracer is told makes these metrics, by mode ("exclusive" or "shared") and
+// mechanism ("flock", "ofd", or "locker"):
 //
 //   - flockctx_wait_duration_seconds, a histogram of how long each call waited, those that
-//     got the lock at once or failed included; by operation ("lock" or "convert"), mode
-//     ("exclusive" or "shared") and outcome ("acquired" or "failed").
+//     got the lock at once or failed included; also by operation ("lock" or "convert") and
+//     outcome ("acquired" or "failed").
 //   - flockctx_hold_duration_seconds, a histogram of how long locks were held, from the
-//     grant to the release; by mode. It is complete for those that were granted while the
-//     tracer was set.
-//   - flockctx_failures_total, the calls that ended without the lock; by operation, mode
-//     and reason: "locked" (a TryLock found the lock taken), "timeout", "canceled",
-//     "closed", "lost" (by Convert) or "other".
+//     grant to the release. It has those that were granted while a tracer was set.
+//   - flockctx_failures_total, the calls that ended without the lock; also by operation and
+//     reason: "locked" (a TryLock found the lock taken), "timeout", "canceled", "closed",
+//     "lost" (by Convert, or to the network), "unavailable" (a server) or "other".
 //
-// And from [flockctx.Snapshot], at the time of the scrape, with a tracer or without:
+// And from [flockctx.Snapshot], of files, at the time of the scrape, with a tracer or
+// without:
 //
 //   - flockctx_held_locks, the handles that hold a lock; by mode.
 //   - flockctx_waiting_goroutines, the goroutines that wait for a lock; by mode.
@@ -24,6 +25,8 @@
 // So there are few series, however many files are locked; Options.Paths adds the one label
 // of which there may be many. All of it is about this process: of others only the time
 // that this one waits for them is to be seen.
+//
+// With [github.com/flockctx/flockctx/locker.Trace] the same is told of locks by name.
 //
 // LockAll reports each file, and one whose path was replaced while it waited as a failure
 // for another reason, after which it waits anew.
@@ -42,8 +45,8 @@ import (
 // Options says what to report. A nil *Options and the zero value are the defaults. Other
 // labels, such as the name of a program, come with [prometheus.WrapRegistererWith].
 type Options struct {
-	// Paths adds the label path to all metrics, as it was given to flockctx. Each path has
-	// series of its own then, for good: for programs that lock few files.
+	// Paths adds the label path to all metrics: as it was given to flockctx, or the name
+	// of a lock by name. Each has series of its own then, for good: for programs that lock few files.
 	Paths bool
 }
 
@@ -72,11 +75,11 @@ func New(o *Options) *Collector {
 			Name: name, Help: help, Buckets: figures.Seconds,
 		}, with(labels...))
 	}
-	c.waits = histogram("flockctx_wait_duration_seconds", "How long calls waited for a lock.", "operation", "mode", "outcome")
-	c.holds = histogram("flockctx_hold_duration_seconds", "How long locks were held.", "mode")
+	c.waits = histogram("flockctx_wait_duration_seconds", "How long calls waited for a lock.", "mode", "mechanism", "operation", "outcome")
+	c.holds = histogram("flockctx_hold_duration_seconds", "How long locks were held.", "mode", "mechanism")
 	c.failures = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "flockctx_failures_total", Help: "Calls that ended without the lock.",
-	}, with("operation", "mode", "reason"))
+	}, with("mode", "mechanism", "operation", "reason"))
 	c.held = prometheus.NewDesc("flockctx_held_locks", "Handles that hold a lock.", with("mode"), nil)
 	c.waiting = prometheus.NewDesc("flockctx_waiting_goroutines", "Goroutines that wait for a lock.", with("mode"), nil)
 	return c
@@ -93,24 +96,29 @@ func (c *Collector) ended(e flockctx.Event) {
 	outcome := "acquired"
 	if e.Err != nil {
 		outcome = "failed"
-		reason := cmp.Or(figures.Reason(e.Err), "other")
-		c.failures.WithLabelValues(c.values(e.Path, e.Op, e.Mode.String(), reason)...).Inc()
+		reason := cmp.Or(figures.Reason(e), "other")
+		c.failures.WithLabelValues(c.values(e, e.Op, reason)...).Inc()
 	}
-	c.waits.WithLabelValues(c.values(e.Path, e.Op, e.Mode.String(), outcome)...).Observe(e.Waited.Seconds())
+	c.waits.WithLabelValues(c.values(e, e.Op, outcome)...).Observe(e.Waited.Seconds())
 }
 
 func (c *Collector) released(e flockctx.Event) {
 	if e.Held != 0 {
-		c.holds.WithLabelValues(c.values(e.Path, e.Mode.String())...).Observe(e.Held.Seconds())
+		c.holds.WithLabelValues(c.values(e)...).Observe(e.Held.Seconds())
 	}
 }
 
-// values returns the values of a metric's labels, where path is the last one if any.
-func (c *Collector) values(path string, more ...string) []string {
+// values returns the values of a metric's labels, those that all have and more.
+func (c *Collector) values(e flockctx.Event, more ...string) []string {
+	return c.with(e.Path, append([]string{e.Mode.String(), figures.Mechanism(e)}, more...)...)
+}
+
+// with returns values with that of the label path, if there is one: it is the last.
+func (c *Collector) with(path string, values ...string) []string {
 	if c.paths {
-		return append(more, figures.Text(path))
+		return append(values, figures.Text(path))
 	}
-	return more
+	return values
 }
 
 // Describe implements [prometheus.Collector].
@@ -155,7 +163,7 @@ func (c *Collector) collectHandles(ch chan<- prometheus.Metric) {
 		counts[g] = n
 	}
 	for g, n := range counts {
-		values := c.values(g.path, g.mode.String())
+		values := c.with(g.path, g.mode.String())
 		ch <- prometheus.MustNewConstMetric(c.held, prometheus.GaugeValue, float64(n.held), values...)
 		ch <- prometheus.MustNewConstMetric(c.waiting, prometheus.GaugeValue, float64(n.waiting), values...)
 	}

@@ -130,35 +130,35 @@ flockctx_waiting_goroutines{mode="shared"} 0.0`)
 			t.Errorf("promlint: %v %v", problems, err)
 		}
 		want(t, samples, `
-flockctx_failures_total{mode="exclusive", operation="lock", reason="other"} 1.0
-flockctx_failures_total{mode="shared", operation="lock", reason="locked"} 1.0
-flockctx_failures_total{mode="shared", operation="lock", reason="timeout"} 1.0
+flockctx_failures_total{mechanism="flock", mode="exclusive", operation="lock", reason="other"} 1.0
+flockctx_failures_total{mechanism="flock", mode="shared", operation="lock", reason="locked"} 1.0
+flockctx_failures_total{mechanism="flock", mode="shared", operation="lock", reason="timeout"} 1.0
 flockctx_held_locks{mode="exclusive"} 1.0
 flockctx_held_locks{mode="shared"} 0.0
-flockctx_hold_duration_seconds_count{mode="exclusive"} 1.0
-flockctx_hold_duration_seconds_sum{mode="exclusive"} 2.0
-flockctx_wait_duration_seconds_count{mode="exclusive", operation="convert", outcome="acquired"} 1.0
-flockctx_wait_duration_seconds_count{mode="exclusive", operation="lock", outcome="acquired"} 1.0
-flockctx_wait_duration_seconds_count{mode="exclusive", operation="lock", outcome="failed"} 1.0
-flockctx_wait_duration_seconds_count{mode="shared", operation="lock", outcome="acquired"} 1.0
-flockctx_wait_duration_seconds_count{mode="shared", operation="lock", outcome="failed"} 2.0
-flockctx_wait_duration_seconds_sum{mode="exclusive", operation="convert", outcome="acquired"} 0.0
-flockctx_wait_duration_seconds_sum{mode="exclusive", operation="lock", outcome="acquired"} 0.0
-flockctx_wait_duration_seconds_sum{mode="exclusive", operation="lock", outcome="failed"} 0.0
-flockctx_wait_duration_seconds_sum{mode="shared", operation="lock", outcome="acquired"} 2.0
-flockctx_wait_duration_seconds_sum{mode="shared", operation="lock", outcome="failed"} 3.0
+flockctx_hold_duration_seconds_count{mechanism="flock", mode="exclusive"} 1.0
+flockctx_hold_duration_seconds_sum{mechanism="flock", mode="exclusive"} 2.0
+flockctx_wait_duration_seconds_count{mechanism="flock", mode="exclusive", operation="convert", outcome="acquired"} 1.0
+flockctx_wait_duration_seconds_count{mechanism="flock", mode="exclusive", operation="lock", outcome="acquired"} 1.0
+flockctx_wait_duration_seconds_count{mechanism="flock", mode="exclusive", operation="lock", outcome="failed"} 1.0
+flockctx_wait_duration_seconds_count{mechanism="flock", mode="shared", operation="lock", outcome="acquired"} 1.0
+flockctx_wait_duration_seconds_count{mechanism="flock", mode="shared", operation="lock", outcome="failed"} 2.0
+flockctx_wait_duration_seconds_sum{mechanism="flock", mode="exclusive", operation="convert", outcome="acquired"} 0.0
+flockctx_wait_duration_seconds_sum{mechanism="flock", mode="exclusive", operation="lock", outcome="acquired"} 0.0
+flockctx_wait_duration_seconds_sum{mechanism="flock", mode="exclusive", operation="lock", outcome="failed"} 0.0
+flockctx_wait_duration_seconds_sum{mechanism="flock", mode="shared", operation="lock", outcome="acquired"} 2.0
+flockctx_wait_duration_seconds_sum{mechanism="flock", mode="shared", operation="lock", outcome="failed"} 3.0
 flockctx_waiting_goroutines{mode="exclusive"} 1.0
 flockctx_waiting_goroutines{mode="shared"} 0.0`)
-		if !strings.Contains(text, `flockctx_wait_duration_seconds_bucket{mode="shared",operation="lock",outcome="acquired",le="5"} 1`) ||
-			!strings.Contains(text, `flockctx_wait_duration_seconds_bucket{mode="shared",operation="lock",outcome="acquired",le="1"} 0`) {
+		if !strings.Contains(text, `flockctx_wait_duration_seconds_bucket{mechanism="flock",mode="shared",operation="lock",outcome="acquired",le="5"} 1`) ||
+			!strings.Contains(text, `flockctx_wait_duration_seconds_bucket{mechanism="flock",mode="shared",operation="lock",outcome="acquired",le="1"} 0`) {
 			t.Errorf("a wait of 2 s is not in the bucket from 1 to 5 s:\n%s", text)
 		}
 
 		end()
 		text, _ = scrape(t, h)
 		for _, line := range []string{
-			`flockctx_failures_total{mode="exclusive",operation="lock",reason="canceled"} 1`,
-			`flockctx_hold_duration_seconds_count{mode="exclusive"} 2`,
+			`flockctx_failures_total{mechanism="flock",mode="exclusive",operation="lock",reason="canceled"} 1`,
+			`flockctx_hold_duration_seconds_count{mechanism="flock",mode="exclusive"} 2`,
 			`flockctx_held_locks{mode="exclusive"} 0`,
 			`flockctx_waiting_goroutines{mode="exclusive"} 0`,
 		} {
@@ -199,11 +199,43 @@ func TestPathsAreTold(t *testing.T) {
 		want(t, samples, strings.NewReplacer(`"A"`, `"`+filepath.Join(dir, "a.lock")+`"`, `"B"`, `"`+filepath.Join(dir, "\uFFFD.lock")+`"`).Replace(`
 flockctx_held_locks{mode="exclusive", path="A"} 1.0
 flockctx_held_locks{mode="exclusive", path="B"} 2.0
-flockctx_wait_duration_seconds_count{mode="exclusive", operation="lock", outcome="acquired", path="A"} 1.0
-flockctx_wait_duration_seconds_count{mode="exclusive", operation="lock", outcome="acquired", path="B"} 2.0
-flockctx_wait_duration_seconds_sum{mode="exclusive", operation="lock", outcome="acquired", path="A"} 0.0
-flockctx_wait_duration_seconds_sum{mode="exclusive", operation="lock", outcome="acquired", path="B"} 0.0
+flockctx_wait_duration_seconds_count{mechanism="flock", mode="exclusive", operation="lock", outcome="acquired", path="A"} 1.0
+flockctx_wait_duration_seconds_count{mechanism="flock", mode="exclusive", operation="lock", outcome="acquired", path="B"} 2.0
+flockctx_wait_duration_seconds_sum{mechanism="flock", mode="exclusive", operation="lock", outcome="acquired", path="A"} 0.0
+flockctx_wait_duration_seconds_sum{mechanism="flock", mode="exclusive", operation="lock", outcome="acquired", path="B"} 0.0
 flockctx_waiting_goroutines{mode="exclusive", path="A"} 0.0
 flockctx_waiting_goroutines{mode="exclusive", path="B"} 0.0`))
 	})
+}
+
+// What it costs a lock that is free, of a kept handle.
+func BenchmarkLock(b *testing.B) {
+	for name, tracer := range map[string]*flockctx.Tracer{
+		"none":      nil,
+		"collector": flockprom.New(nil).Tracer(),
+		"paths":     flockprom.New(&flockprom.Options{Paths: true}).Tracer(),
+	} {
+		b.Run(name, func(b *testing.B) {
+			l := flockctx.New(filepath.Join(b.TempDir(), "file.lock"), &flockctx.Options{Tracer: tracer})
+			defer l.Close()
+			for b.Loop() {
+				must(b, l.Lock(b.Context()))
+				must(b, l.Unlock())
+			}
+		})
+	}
+}
+
+// What a scrape costs beside many handles.
+func BenchmarkScrape(b *testing.B) {
+	dir := b.TempDir()
+	for i := range 1000 {
+		l, err := flockctx.Lock(b.Context(), filepath.Join(dir, fmt.Sprint(i)), nil)
+		must(b, err)
+		defer l.Close()
+	}
+	h := handler(b, flockprom.New(nil))
+	for b.Loop() {
+		scrape(b, h)
+	}
 }

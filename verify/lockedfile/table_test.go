@@ -65,7 +65,7 @@ var rows = []struct {
 	})},
 	{"a symbolic link at the path", seeLink},
 	{"another hard link of the file", seeHardLink},
-	{"killed at each system call, or read meanwhile: the content is", seeKilled},
+	{"killed at each system call: the content is", seeKilled},
 	{"files that a kill leaves", seeLeft},
 	{"power lost before it returned: the content is", func(t *testing.T, s subject) string { return seePowerLoss(t, s, false) }},
 	{"power lost after it returned nil: the content is", func(t *testing.T, s subject) string { return seePowerLoss(t, s, true) }},

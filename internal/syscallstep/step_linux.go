@@ -17,7 +17,7 @@ import (
 func Mark() { unix.Tgkill(os.Getpid(), unix.Gettid(), unix.SIGSTOP) }
 
 // A Step is the entry to a system call, before it has done anything, or the exit, when
-// it has.
+// it has. The calls of a Go program's runtime are no steps, which come and go by chance.
 type Step struct {
 	N    int // counts the steps, from 0
 	Call int // the number of the system call, at the entry; -1 at the exit
@@ -57,6 +57,7 @@ func Run(cmd *exec.Cmd, do func(Step) Action) error {
 func follow(pid int, do func(Step) Action) (killed bool, err error) {
 	marks, n := 0, 0
 	var fail syscall.Errno
+	skip := false                        // this system call is the runtime's
 	if _, err := wait(pid); err != nil { // the execve
 		return false, err
 	}
@@ -89,11 +90,18 @@ func follow(pid int, do func(Step) Action) (killed bool, err error) {
 			signal = int(stop)
 			continue
 		}
-		s := Step{N: n}
-		n++
-		if s.Call, err = callEntered(pid); err != nil {
+		call, err := callEntered(pid)
+		if err != nil {
 			return false, err
 		}
+		if call >= 0 {
+			skip = runtimeCalls[call]
+		}
+		if skip {
+			continue
+		}
+		s := Step{N: n, Call: call}
+		n++
 		if s.Call < 0 && fail != 0 {
 			if err := setResult(pid, fail); err != nil {
 				return false, err
@@ -111,6 +119,14 @@ func follow(pid int, do func(Step) Action) (killed bool, err error) {
 			}
 		}
 	}
+}
+
+// runtimeCalls are those for memory, threads, time and signals.
+var runtimeCalls = map[int]bool{
+	unix.SYS_FUTEX: true, unix.SYS_SCHED_YIELD: true, unix.SYS_NANOSLEEP: true, unix.SYS_CLONE: true, unix.SYS_CLOCK_GETTIME: true,
+	unix.SYS_MMAP: true, unix.SYS_MUNMAP: true, unix.SYS_MADVISE: true, unix.SYS_MPROTECT: true,
+	unix.SYS_RT_SIGACTION: true, unix.SYS_RT_SIGPROCMASK: true, unix.SYS_RT_SIGRETURN: true, unix.SYS_SIGALTSTACK: true,
+	unix.SYS_TGKILL: true, unix.SYS_GETPID: true, unix.SYS_GETTID: true, unix.SYS_EPOLL_PWAIT: true, unix.SYS_EPOLL_CTL: true,
 }
 
 // wait waits for the thread to stop, and says by which signal.

@@ -143,6 +143,7 @@ func recordDisk(args []string) error {
 	before := len(d.ops)
 	d.mu.Unlock()
 	cmd := newCommand("write", name, dir+"/file", "")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}

@@ -428,7 +428,7 @@ func goroutinesIn(name string) (n int) {
 // another file does not wait for them, and a Lock no longer than its context.
 func TestOpensThatHang(t *testing.T) {
 	path := tempPath(t)
-	done := flockctx.PretendOpening()
+	done := flockctx.PretendOpening(false)
 	l := newHandle(t, path, nil)
 	must(t, soon(t, async(l.TryLock), "TryLock"))
 	var waiting []<-chan error

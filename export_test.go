@@ -76,11 +76,16 @@ func CloseHolders() {
 }
 
 // PretendOpening makes it look as if as many files were being opened as may be at
-// once, until the func that it returns is called.
-func PretendOpening() (done func()) {
-	b := opening.Load()
-	b.n.Add(maxOpening)
-	return func() { b.n.Add(-maxOpening) }
+// once, until the func that it returns is called; with stuck, as if a thread could not be
+// spared for another one.
+func PretendOpening(isStuck bool) (done func()) {
+	b, n := opening.Load(), int32(maxOpening)
+	if isStuck {
+		n = maxStuck() + 1
+	}
+	b.n.Add(n)
+	tries.n.Add(n)
+	return func() { b.n.Add(-n); tries.n.Add(-n) }
 }
 
 // OpenPatience is how long others wait for those.

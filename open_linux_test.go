@@ -221,3 +221,26 @@ func TestTryConvert(t *testing.T) {
 		wantErr(t, l.TryConvert(flockctx.Shared), flockctx.ErrNotLocked)
 	}
 }
+
+// A mount that does not answer takes a thread for each open: past so many Lock waits, as
+// long as its context lets it, and TryLock says so.
+func TestOpensThatAreStuckHaveABound(t *testing.T) {
+	done := sync.OnceFunc(flockctx.PretendOpening(true))
+	defer done()
+	path := tempPath(t)
+	_, err := flockctx.TryLock(path, nil)
+	if pathErr, ok := err.(*fs.PathError); !ok || pathErr.Op != "open" || pathErr.Path != path {
+		t.Errorf("TryLock: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*flockctx.OpenPatience)
+	defer cancel()
+	_, err = flockctx.Lock(ctx, path, nil)
+	wantErr(t, err, context.DeadlineExceeded)
+	if _, err := os.Stat(path); err == nil {
+		t.Error("the file was opened")
+	}
+	waiting := async(func() error { return second(flockctx.Lock(t.Context(), path, nil)) })
+	done()
+	must(t, soon(t, waiting, "Lock once the mount answers"))
+	flockctx.CloseHolders()
+}

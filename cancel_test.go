@@ -431,6 +431,8 @@ func TestOpensThatHang(t *testing.T) {
 	done := flockctx.PretendOpening(false)
 	l := newHandle(t, path, nil)
 	must(t, soon(t, async(l.TryLock), "TryLock"))
+	done()
+	done = flockctx.PretendOpening(true) // for as long as it takes
 	var waiting []<-chan error
 	ctx, cancel := context.WithCancel(t.Context())
 	for range 3 {

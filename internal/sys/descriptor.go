@@ -127,7 +127,7 @@ func (d *Descriptor) verify(path string) error {
 	if err == nil || namesNone(err) {
 		return ErrStale
 	}
-	return err
+	return d.kind.lookError(err)
 }
 
 // namesNone reports whether err, of a look at a path, says that it names no file that can

@@ -178,6 +178,15 @@ func reopens(path string, flag int, err error) (again bool, meaning error) {
 	return false, ErrBusy
 }
 
+// lookError returns what the error err of a look at a path of a file of kind k means: on
+// CIFS, where a name is being removed or replaced, it is a refusal for a moment.
+func (k kind) lookError(err error) error {
+	if k == cifs && (err == unix.EACCES || err == unix.EIO) {
+		return unix.ESTALE
+	}
+	return err
+}
+
 // CanLockRanges returns an error that matches errors.ErrUnsupported where byte ranges of
 // one client do not exclude each other.
 func (d *Descriptor) CanLockRanges() error {

@@ -36,6 +36,8 @@ func reopens(path string, flag int, err error) (again bool, meaning error) { ret
 
 func isPathOnly(fd uintptr) bool { return false }
 
+func (kind) lookError(err error) error { return err }
+
 // CanLockRanges returns an error where byte ranges do not exclude each other.
 func (d *Descriptor) CanLockRanges() error { return nil }
 

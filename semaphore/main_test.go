@@ -39,7 +39,32 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	goleak.VerifyTestMain(m)
+	before := len(descriptors())
+	code := m.Run()
+	if err := goleak.Find(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	// What waits were made by is kept for a moment. The poller's descriptors come with
+	// the first os.File of a pipe.
+	for end := time.Now().Add(patience); len(descriptors()) > before+3; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			fmt.Fprintf(os.Stderr, "%d descriptors were open before the tests, after them these: %q\n", before, descriptors())
+			code = 1
+			break
+		}
+	}
+	os.Exit(code)
+}
+
+// descriptors returns what this process has open, where the system tells.
+func descriptors() (open []string) {
+	entries, _ := os.ReadDir("/proc/self/fd")
+	for _, e := range entries {
+		target, _ := os.Readlink("/proc/self/fd/" + e.Name())
+		open = append(open, target)
+	}
+	return open
 }
 
 func newCommand(t testing.TB, name string, args []string, wrapper ...string) *exec.Cmd {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime"
 	"sync"
 	"syscall"
 	"testing"
@@ -325,13 +326,16 @@ func TestLocksOfTheSameFile(t *testing.T) {
 
 func TestManySlots(t *testing.T) {
 	path := tempPath(t)
-	const n = 500
+	n := 500
+	if runtime.GOOS == "windows" {
+		n = 50 // wine has some 1000 descriptors for all its processes
+	}
 	a := startAgent(t, path, n)
-	for range 300 {
+	for range n / 2 {
 		a.want("acquire", "ok")
 	}
 	var permits []*semaphore.Permit
-	for range n - 300 {
+	for range n - n/2 {
 		permits = append(permits, mustAcquire(t, path, n))
 	}
 	wantFull(t, path, n)
@@ -350,11 +354,11 @@ func TestInASynctestBubble(t *testing.T) {
 		began := time.Now()
 		p, err := semaphore.Acquire(t.Context(), path, 1, nil)
 		must(t, err)
-		time.AfterFunc(time.Hour, func() { p.Release() })
+		time.AfterFunc(time.Minute, func() { p.Release() })
 		p2, err := semaphore.Acquire(t.Context(), path, 1, &flockctx.Options{Wait: flockctx.WaitPoll})
 		must(t, err)
 		must(t, p2.Release())
-		if d := time.Since(began); d < time.Hour || d > time.Hour+time.Second {
+		if d := time.Since(began); d < time.Minute || d > time.Minute+time.Second {
 			t.Errorf("it took %v", d)
 		}
 	})

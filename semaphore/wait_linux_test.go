@@ -217,7 +217,7 @@ func TestMoreQueuesThanBells(t *testing.T) {
 		waits(t, filepath.Join(dir, strconv.Itoa(i)), 0)
 	}
 	time.Sleep(20 * time.Millisecond)
-	if n := instances(t); n == 0 || n > 16 {
+	if n := instances(); n == 0 || n > 16 {
 		t.Errorf("%d inotify instances", n)
 	}
 	for i, p := range held {
@@ -225,21 +225,18 @@ func TestMoreQueuesThanBells(t *testing.T) {
 		must(t, permit(t, chs[i]).Release())
 	}
 	limit := time.Now().Add(patience)
-	for instances(t) > 0 {
+	for instances() > 0 {
 		if time.Now().After(limit) {
-			t.Fatalf("%d inotify instances are left", instances(t))
+			t.Fatalf("%d inotify instances are left", instances())
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
 }
 
 // instances returns how many inotify instances this process has.
-func instances(t *testing.T) (n int) {
-	t.Helper()
-	entries, err := os.ReadDir("/proc/self/fd")
-	must(t, err)
-	for _, e := range entries {
-		if target, _ := os.Readlink("/proc/self/fd/" + e.Name()); strings.Contains(target, "inotify") {
+func instances() (n int) {
+	for _, target := range descriptors() {
+		if strings.Contains(target, "inotify") {
 			n++
 		}
 	}
@@ -292,17 +289,7 @@ var _ = register("waiters", func(args []string) error {
 	if err != nil {
 		return err
 	}
-	bells := 0
-	fds, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		return err
-	}
-	for _, e := range fds {
-		if target, _ := os.Readlink("/proc/self/fd/" + e.Name()); strings.Contains(target, "inotify") {
-			bells++
-		}
-	}
-	fmt.Println(len(tasks), bells, used)
+	fmt.Println(len(tasks), instances(), used)
 	cancel()
 	for range n {
 		if err := <-done; err == nil {

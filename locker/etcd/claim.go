@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -279,31 +280,57 @@ func (c *claim) unsure(err error) error {
 }
 
 // release deletes the key if it is the one that this claim has put, and revokes the lease
-// beside it. A transaction without an answer is sent again, and may find its own work: then
-// nobody knows whether the key had gone before.
+// beside it. A transaction without an answer is sent again, and may find its own work. Then
+// the answer to the first one, if it still comes, tells; without that nobody knows whether
+// the key had gone before.
 func (c *claim) release(ctx context.Context) error {
 	if lost := c.Release(); lost != nil {
 		c.abandon()
 		return lost
 	}
 	wait, cancel := context.WithTimeout(ctx, c.engine.Traits().Cleanup)
-	defer cancel()
-	unanswered := false
-	var resp *clientv3.TxnResponse
-	err := c.engine.insist(wait, func(ctx context.Context) (err error) {
-		resp, err = c.engine.client.Txn(ctx).If(c.mine()).Then(clientv3.OpDelete(c.key)).Commit()
-		unanswered = unanswered || err != nil
-		return err
+	defer cancel()                 // also of those that are not answered yet
+	var sent, pending atomic.Int32 // transactions, and those without an answer
+	deleted := make(chan struct{}) // closed by the one that does
+	err := c.engine.insist(wait, func(limited context.Context) error {
+		sent.Add(1)
+		pending.Add(1)
+		answer := make(chan error, 1)
+		go func() {
+			resp, err := c.engine.client.Txn(wait).If(c.mine()).Then(clientv3.OpDelete(c.key)).Commit()
+			if err == nil && resp.Succeeded {
+				close(deleted)
+			}
+			pending.Add(-1)
+			answer <- err
+		}()
+		select {
+		case err := <-answer:
+			return err
+		case <-limited.Done():
+			return limited.Err()
+		}
 	})
+	if err == nil && pending.Load() > 0 {
+		select {
+		case <-deleted:
+		case <-time.After(maxAttempt):
+		}
+	}
+	freed := false
+	select {
+	case <-deleted:
+		freed = true
+	default:
+	}
 	c.keeper.drop(c) // till now the lease was renewed, so that it does not end meanwhile
-	freed := err == nil && resp.Succeeded
 	go c.cleanUp(!freed)
 	switch {
 	case freed:
 		return nil
 	case err != nil:
 		return c.unsure(err)
-	case unanswered:
+	case sent.Load() > 1:
 		return c.unsure(errors.New("the key has gone, by this release or before it"))
 	}
 	return fmt.Errorf("%v: %w: %w", c.call, locker.ErrLost, errDeleted)

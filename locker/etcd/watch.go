@@ -6,6 +6,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/metadata"
 
 	"github.com/flockctx/flockctx/internal/lease"
@@ -67,7 +68,8 @@ func (k *keeper) probe(all context.Context, limit time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.probing = false
-	if !answered && k.all == all {
+	// Without a connection the client itself makes the stream anew.
+	if !answered && k.all == all && k.client.ActiveConnection().GetState() == connectivity.Ready {
 		k.endWatchesLocked()
 	}
 }
@@ -80,23 +82,40 @@ func (c *claim) follow(ctx context.Context, key string, rev int64) (gone bool) {
 	k.following++
 	watch, cancel := context.WithCancel(k.watchesLocked())
 	k.mu.Unlock()
+	opened := make(chan clientv3.WatchChan, 1)
+	go func() { opened <- k.client.Watch(watch, key, clientv3.WithRev(rev), clientv3.WithFilterPut()) }()
+	var events clientv3.WatchChan
 	defer func() {
-		cancel()
+		if events != nil {
+			cancel()
+		} else {
+			// A watch that is canceled before the client has taken it in leaves a stream
+			// that nobody ends. A frozen server may keep it waiting until all watches end.
+			go func() { <-opened; cancel() }()
+		}
 		k.mu.Lock()
 		k.following--
 		k.mu.Unlock()
 	}()
-	// A frozen server keeps Watch itself waiting too.
-	defer context.AfterFunc(ctx, cancel)()
-	for resp := range k.client.Watch(watch, key, clientv3.WithRev(rev), clientv3.WithFilterPut()) {
-		for _, ev := range resp.Events {
-			if ev.Type == clientv3.EventTypeDelete {
-				return true
+	for {
+		select {
+		case events = <-opened:
+		case resp, ok := <-events:
+			if !ok {
+				if watch.Err() == nil {
+					pause(ctx, retryPause) // it broke off
+				}
+				return false
 			}
+			for _, ev := range resp.Events {
+				if ev.Type == clientv3.EventTypeDelete {
+					return true
+				}
+			}
+		case <-watch.Done():
+			return false
+		case <-ctx.Done():
+			return false
 		}
 	}
-	if watch.Err() == nil {
-		pause(ctx, retryPause) // it broke off
-	}
-	return false
 }

@@ -25,7 +25,8 @@ func TestReleaseWithoutAnswer(t *testing.T) {
 	t.Parallel()
 	c := etcdtest.Start(t, 1)
 	direct := c.Client(t)
-	var before, after atomic.Bool // lose the next transaction on the way there, or back
+	// Lose the next transaction on the way there or back, or let its answer come late.
+	var before, after, late atomic.Bool
 	l := open(tapped(t, c, func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, next grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 		lost := status.Error(codes.Unavailable, "the connection broke")
 		txn := strings.HasSuffix(method, "/Txn")
@@ -33,6 +34,9 @@ func TestReleaseWithoutAnswer(t *testing.T) {
 			return lost
 		}
 		err := next(ctx, method, req, reply, cc, opts...)
+		if txn && late.CompareAndSwap(true, false) {
+			time.Sleep(ttl/3 + ttl/20) // it has been sent again meanwhile
+		}
 		if txn && after.CompareAndSwap(true, false) {
 			return lost
 		}
@@ -47,6 +51,8 @@ func TestReleaseWithoutAnswer(t *testing.T) {
 		{"on the way there", &before, false, nil},
 		{"on the way back", &after, false, locker.ErrUnsure},
 		{"after a loss", &before, true, locker.ErrUnsure},
+		{"late on the way back", &late, false, nil},
+		{"late, after a loss", &late, true, locker.ErrUnsure},
 	} {
 		h := lock(t, l, "fate")
 		if test.delete {

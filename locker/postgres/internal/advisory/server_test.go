@@ -148,6 +148,7 @@ func TestBadInput(t *testing.T) {
 	t.Run("no connection left", func(t *testing.T) {
 		small := pgtest.Start(t, "max_connections=4")
 		l := open(small.DSN(""))
+		unlock(t, lock(t, l, "small")) // the server has to be a TTL old
 		var held []locker.Held
 		var err error
 		for i := 0; err == nil && i < 8; i++ {

@@ -97,23 +97,18 @@ func (c *Collector) ended(e flockctx.Event) {
 	if e.Err != nil {
 		outcome = "failed"
 		reason := cmp.Or(figures.Reason(e), "other")
-		c.failures.WithLabelValues(c.values(e, e.Op, reason)...).Inc()
+		c.failures.WithLabelValues(c.with(e.Path, e.Mode.String(), figures.Mechanism(e), e.Op, reason)...).Inc()
 	}
-	c.waits.WithLabelValues(c.values(e, e.Op, outcome)...).Observe(e.Waited.Seconds())
+	c.waits.WithLabelValues(c.with(e.Path, e.Mode.String(), figures.Mechanism(e), e.Op, outcome)...).Observe(e.Waited.Seconds())
 }
 
 func (c *Collector) released(e flockctx.Event) {
 	if e.Held != 0 {
-		c.holds.WithLabelValues(c.values(e)...).Observe(e.Held.Seconds())
+		c.holds.WithLabelValues(c.with(e.Path, e.Mode.String(), figures.Mechanism(e))...).Observe(e.Held.Seconds())
 	}
 }
 
-// values returns the values of a metric's labels, those that all have and more.
-func (c *Collector) values(e flockctx.Event, more ...string) []string {
-	return c.with(e.Path, append([]string{e.Mode.String(), figures.Mechanism(e)}, more...)...)
-}
-
-// with returns values with that of the label path, if there is one: it is the last.
+// with returns the values of a metric's labels, with path where they have that.
 func (c *Collector) with(path string, values ...string) []string {
 	if c.paths {
 		return append(values, figures.Text(path))

@@ -88,7 +88,7 @@ func (h *Holder) inTheWayOf(e Event) bool {
 	if kind == POSIX {
 		kind = OFD
 	}
-	want := queueKey{start: e.Flock.opts.Start, length: e.Flock.opts.Length}
+	want := queueKey{start: e.Start, length: e.Length}
 	has := queueKey{start: h.Start, length: h.Length}
 	return !h.Waiting && kind == e.Mechanism && want.overlaps(has)
 }

@@ -48,10 +48,13 @@ type Event struct {
 	Path      string // as the handle's Name
 	Mode      Mode   // that is asked for, or was held
 	Mechanism Mechanism
-	Waited    time.Duration // until now; zero where the call did not wait
-	Held      time.Duration // of Released: from the grant on; zero where no tracer saw that
-	Err       error         // of Failed, and of Released where something went wrong
-	Flock     *Flock        // the handle; not to be locked, unlocked, converted or closed inside a hook
+
+	Start, Length int64 // of an OFD lock; a Length of 0 reaches to the end of the file
+
+	Waited time.Duration // until now; zero where the call did not wait
+	Held   time.Duration // of Released: from the grant on; zero where no tracer saw that
+	Err    error         // of Failed, and of Released where something went wrong
+	Flock  *Flock        // the handle; not to be locked, unlocked, converted or closed inside a hook
 }
 
 // Holders returns who holds the lock of the event, or waits for it, at this moment: see
@@ -131,7 +134,7 @@ func tracerOf(s *settings) *Tracer {
 
 // event returns an event of l.
 func (l *Flock) event(op string, m Mode) Event {
-	return Event{Op: op, Path: l.Name(), Mode: m, Mechanism: l.opts.Mechanism, Flock: l}
+	return Event{Op: op, Path: l.Name(), Mode: m, Mechanism: l.opts.Mechanism, Start: l.opts.Start, Length: l.opts.Length, Flock: l}
 }
 
 // A trace is an attempt of which a tracer is told.

@@ -257,7 +257,7 @@ func TestStillWaitingDoubles(t *testing.T) {
 				done := async(func() error { return l.Lock(ctx) })
 				switch end {
 				case "granted":
-					time.Sleep(6*time.Second)
+					time.Sleep(6 * time.Second)
 					must(t, holder.Unlock())
 					must(t, <-done)
 				case "deadline":

@@ -87,6 +87,9 @@ func count(img image.Image, part image.Rectangle, c color.Color) (n int) {
 // The page in a browser: in the colours that the reader prefers, as wide as the window,
 // with the cycle marked at first sight, and without asking for anything else.
 func TestInChromium(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a browser takes long to start")
+	}
 	browser := chromium(t)
 	record(t)
 	program := os.Args[0]

@@ -10,7 +10,7 @@ import (
 
 // SlogTracer returns a tracer that writes to l, or with nil to slog.Default(): grants and
 // releases at level Debug, failures at Info, and at Warn each wait that has lasted 1 s, 2 s,
-// 4 s and so on, with who holds the lock.
+// 4 s and so on, with who holds the lock, unless the wait ends before the system says that.
 func SlogTracer(l *slog.Logger) *Tracer {
 	if l == nil {
 		l = slog.Default()
@@ -24,7 +24,15 @@ func SlogTracer(l *slog.Logger) *Tracer {
 			if !l.Enabled(ctx, slog.LevelWarn) {
 				return
 			}
-			text := fmt.Sprintf("still waiting for %s after %v%s", e.Path, e.Waited.Round(time.Second/10), heldBy(e))
+			// The system can take its time to say who holds, and the wait must not.
+			holders := make(chan string, 1)
+			go func() { holders <- heldBy(e) }()
+			held := ""
+			select {
+			case held = <-holders:
+			case <-ctx.Done():
+			}
+			text := fmt.Sprintf("still waiting for %s after %v%s", e.Path, e.Waited.Round(time.Second/10), held)
 			log(ctx, slog.LevelWarn, e, text, slog.Duration("waited", e.Waited))
 		},
 		Acquired: func(ctx context.Context, e Event) {
@@ -88,7 +96,7 @@ func (h *Holder) inTheWayOf(e Event) bool {
 	if kind == POSIX {
 		kind = OFD
 	}
-	want := queueKey{start: e.Flock.opts.Start, length: e.Flock.opts.Length}
+	want := queueKey{start: e.Start, length: e.Length}
 	has := queueKey{start: h.Start, length: h.Length}
 	return !h.Waiting && kind == e.Mechanism && want.overlaps(has)
 }

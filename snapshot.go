@@ -31,14 +31,7 @@ func Snapshot() []HandleInfo {
 		s := &shards[i]
 		s.mu.Lock()
 		for q := s.queues; q != nil; q = q.next {
-			for l := q.holders; l != nil; l = l.nextHolder {
-				infos = append(infos, l.info(q, false))
-			}
-			q.gate.Waiting(func(_ gate.Mode, tag any) {
-				if l, ok := tag.(*Flock); ok {
-					infos = append(infos, l.info(q, true))
-				}
-			})
+			infos = q.infos(infos)
 		}
 		s.mu.Unlock()
 	}
@@ -54,17 +47,43 @@ func Snapshot() []HandleInfo {
 	return infos
 }
 
-// info says how it is with a handle of the queue q; waiting, that one of its goroutines
+// infos appends the handles of the queue. The mutex is held.
+func (q *queue) infos(infos []HandleInfo) []HandleInfo {
+	var parked []HandleInfo
+	_, asks := q.gate.Closed() // one of those inside waits for another process
+	q.gate.Waiting(func(_ gate.Mode, tag any) {
+		if l, ok := tag.(*Flock); ok {
+			parked = append(parked, l.info(q, true))
+		} else {
+			asks = true // one of those inside waits for the others
+		}
+	})
+	for l := q.holders; l != nil; l = l.nextHolder {
+		if h := l.info(q, asks && l.isChanging()); h.Locked || h.Waiting > 0 {
+			infos = append(infos, h)
+		}
+	}
+	return append(infos, parked...)
+}
+
+// isChanging reports whether a goroutine is about to lock or convert l.
+func (l *Flock) isChanging() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.state == locking || l.state == converting
+}
+
+// info says how it is with a handle of the queue q; waits, that one of its goroutines
 // waits there. The mutex of the queue is held.
-func (l *Flock) info(q *queue, waiting bool) HandleInfo {
+func (l *Flock) info(q *queue, waits bool) HandleInfo {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	h := HandleInfo{
 		Path: l.Name(), Mode: Mode(l.mode), Mechanism: l.opts.Mechanism, Start: l.opts.Start, Length: l.opts.Length,
 		Device: q.key.id.Dev, Inode: q.key.id.Ino,
-		Locked: !waiting && (l.state == locked || l.state == unlocking || l.state == converting),
+		Locked: l.state == locked || l.state == unlocking || l.state == converting,
 	}
-	if waiting || l.state == locking || l.state == converting {
+	if waits {
 		h.Waiting++
 	}
 	if l.others != nil {

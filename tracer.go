@@ -15,8 +15,7 @@ import (
 //
 // Of one handle grants and releases come one after the other, in the order in which they
 // happen; of one file, too, as far as this process goes. Hooks run in the goroutine of
-// the call, which goes on when they return, with no mutex held; but StillWaiting runs in
-// one of its own, and the end of the wait waits for it. They may call [Holders],
+// the call, which goes on when they return, with no mutex held. They may call [Holders],
 // [Snapshot] and lock other files.
 //
 // A hook that panics ends its call, whose caller gets the panic: a Lock gives back what it
@@ -29,6 +28,8 @@ type Tracer struct {
 	Waiting func(ctx context.Context, e Event) context.Context
 
 	// StillWaiting: the call has waited for 1 s; and again each time that has doubled.
+	// It runs in a goroutine of its own. The wait does not end before it returns: so one
+	// that takes its time looks at ctx, which is done when the wait is over.
 	StillWaiting func(ctx context.Context, e Event)
 
 	// Acquired: a lock was granted, waited for or not, or converted to another mode. The
@@ -50,10 +51,13 @@ type Event struct {
 	Path      string // as the handle's Name
 	Mode      Mode   // that is asked for, or was held
 	Mechanism Mechanism
-	Waited    time.Duration // until now; zero where the call did not wait
-	Held      time.Duration // of Released: from the grant on; zero where no tracer saw that
-	Err       error         // of Failed, and of Released where something went wrong
-	Flock     *Flock        // the handle, nil for a lock of package locker; not to be locked, unlocked, converted or closed inside a hook
+
+	Start, Length int64 // of an OFD lock; a Length of 0 reaches to the end of the file
+
+	Waited time.Duration // until now; zero where the call did not wait
+	Held   time.Duration // of Released: from the grant on; zero where no tracer saw that
+	Err    error         // of Failed, and of Released where something went wrong
+	Flock  *Flock        // the handle, nil for a lock of package locker; not to be locked, unlocked, converted or closed inside a hook
 }
 
 // Holders returns who holds the lock of the event, or waits for it, at this moment: see
@@ -141,7 +145,7 @@ func tracerOf(s *settings) *Tracer {
 
 // event returns an event of l.
 func (l *Flock) event(op string, m Mode) Event {
-	return Event{Op: op, Path: l.Name(), Mode: m, Mechanism: l.opts.Mechanism, Flock: l}
+	return Event{Op: op, Path: l.Name(), Mode: m, Mechanism: l.opts.Mechanism, Start: l.opts.Start, Length: l.opts.Length, Flock: l}
 }
 
 // A trace is an attempt of which a tracer is told.
@@ -152,11 +156,12 @@ type trace struct {
 	began int64           // nanotime of the wait, 0 if there is none
 	done  <-chan struct{} // that of the attempt, in place of which stands one that a panic closes
 
-	mu       sync.Mutex         // held while StillWaiting runs; guards the rest
-	timer    *time.Timer        // to the next one
-	over     bool               // there is no next one
-	cancel   context.CancelFunc // ends the wait
-	panicked any                // what StillWaiting panicked with
+	cancel context.CancelFunc // ends the wait, and the context of StillWaiting
+
+	mu       sync.Mutex  // held while StillWaiting runs; guards the rest, and event.Mode
+	timer    *time.Timer // to the next one
+	over     bool        // there is no next one
+	panicked any         // what StillWaiting panicked with
 }
 
 // traced notes whom to tell of a, which wants op of l.
@@ -196,26 +201,39 @@ func (a *attempt) tellWait() {
 	}
 	ctx, cancel := context.WithCancel(quiet{a.ctx, a.done})
 	t.cancel, t.done, a.done = cancel, a.done, ctx.Done()
-	next := time.Second
+	waiting := waitContext{ctx, t.ctx}
+	due := time.Second
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.timer = time.AfterFunc(next, func() {
+	t.timer = time.AfterFunc(due, func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		if t.over {
 			return
 		}
-		t.timer.Reset(next) // the wait will have doubled then
-		next *= 2
 		defer func() {
 			if p := recover(); p != nil {
 				t.over, t.panicked = true, p
-				t.cancel()
+				cancel()
 			}
 		}()
-		t.StillWaiting(t.ctx, t.now())
+		t.StillWaiting(waiting, t.now())
+		waited := t.now().Waited
+		for due <= waited {
+			due *= 2
+		}
+		t.timer.Reset(due - waited)
 	})
 }
+
+// waitContext is the context of StillWaiting: it ends with the wait, and has the values of
+// the other hooks.
+type waitContext struct {
+	context.Context
+	values context.Context
+}
+
+func (c waitContext) Value(key any) any { return c.values.Value(key) }
 
 // now returns the event as it is now.
 func (t *trace) now() Event {
@@ -230,15 +248,16 @@ func (t *trace) now() Event {
 // what it panicked with is the attempt's.
 func (a *attempt) endWait() {
 	t := a.trace
-	if t == nil || t.timer == nil {
+	if t == nil || t.cancel == nil {
 		return
 	}
+	t.cancel() // first, so that a hook which runs returns
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.timer.Stop()
-	if t.over = true; t.cancel != nil {
-		t.cancel()
-		t.cancel, a.done = nil, t.done
+	t.over, t.cancel = true, nil
+	if a.panicked == nil {
+		a.done = t.done
 	}
 	if t.panicked != nil {
 		a.panicked, a.done = t.panicked, over

@@ -271,6 +271,53 @@ func TestStillWaitingDoubles(t *testing.T) {
 	}
 }
 
+// A StillWaiting that takes its time learns that the wait is over, and does not delay it.
+func TestStillWaitingIsToldTheEnd(t *testing.T) {
+	for _, end := range []string{"granted", "deadline"} {
+		t.Run(end, func(t *testing.T) {
+			path := tempPath(t)
+			type key struct{}
+			synctest.Test(t, func(t *testing.T) {
+				holder, err := flockctx.Lock(t.Context(), path, nil)
+				must(t, err)
+				var value any
+				l := flockctx.New(path, &flockctx.Options{Tracer: &flockctx.Tracer{
+					Waiting: func(ctx context.Context, _ flockctx.Event) context.Context {
+						return context.WithValue(ctx, key{}, "span")
+					},
+					StillWaiting: func(ctx context.Context, _ flockctx.Event) {
+						value = ctx.Value(key{})
+						<-ctx.Done()
+					},
+				}})
+				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+				defer cancel()
+				start := time.Now()
+				done := async(func() error { return l.Lock(ctx) })
+				if end == "granted" {
+					time.Sleep(2500 * time.Millisecond)
+					must(t, holder.Unlock())
+					must(t, <-done)
+				} else {
+					wantErr(t, <-done, context.DeadlineExceeded)
+				}
+				if d := time.Since(start); d > 3*time.Second {
+					t.Errorf("it took %v", d)
+				}
+				if value != "span" {
+					t.Errorf("the context of Waiting has %v", value)
+				}
+				must(t, l.Close())
+				must(t, holder.Close())
+			})
+		})
+	}
+}
+
+type panicsInDone struct{ context.Context }
+
+func (panicsInDone) Done() <-chan struct{} { panic("Done") }
+
 func TestAHookMayLookAndLockOtherFiles(t *testing.T) {
 	path, other := tempPath(t), tempPath(t)
 	look := func(e flockctx.Event) {

@@ -6,6 +6,12 @@
 //	curl -i localhost:8080                    # 200, visitor 1
 //	flock /tmp/visitors sleep 5 &
 //	curl -i localhost:8080                    # 503 after a second, Retry-After: 1
+//
+// With -debug another address serves a page that shows who holds the lock and who waits
+// for it, and the profile of the code that does. It is not for the public:
+//
+//	go run ./examples/httpserver -file /tmp/visitors -debug localhost:6060
+//	go tool pprof -top 'http://localhost:6060/debug/locks?format=pprof'
 package main
 
 import (
@@ -24,12 +30,14 @@ import (
 	"time"
 
 	"github.com/flockctx/flockctx"
+	"github.com/flockctx/flockctx/flockdebug"
 )
 
 func main() {
 	addr := flag.String("addr", "localhost:8080", "address to listen on")
 	file := flag.String("file", "visitors", "file with the number of visitors")
 	patience := flag.Duration("patience", time.Second, "how long a request waits for the lock")
+	debug := flag.String("debug", "", "address of a page that shows the locks, not for the public")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -39,9 +47,34 @@ func main() {
 		log.Fatal(err)
 	}
 	log.Printf("http://%v", ln.Addr())
+	if *debug != "" {
+		// Waits that last are told in the log as well, with who is in the way.
+		flockctx.SetTracer(flockctx.SlogTracer(nil))
+		defer flockdebug.Start()()
+		debugLn, err := net.Listen("tcp", *debug)
+		if err != nil {
+			log.Fatal(err)
+		}
+		log.Printf("http://%v/debug/locks", debugLn.Addr())
+		ended := make(chan error, 1)
+		go func() { ended <- serve(ctx, debugLn, debugPages()) }()
+		defer func() {
+			stop()
+			if err := <-ended; err != nil {
+				log.Print(err)
+			}
+		}()
+	}
 	if err := serve(ctx, ln, &visitors{path: *file, patience: *patience, logf: log.Printf}); err != nil {
 		log.Fatal(err)
 	}
+}
+
+// debugPages are a mux of their own: what is on it must not be on that of the visitors.
+func debugPages() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/debug/locks", flockdebug.Handler())
+	return mux
 }
 
 // serve serves until ctx is done, and lets the requests that run then finish.

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/flockctx/flockctx"
+	"github.com/flockctx/flockctx/flockdebug"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -143,5 +144,22 @@ func TestServeEnds(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+func TestTheDebugPageShowsWhoHoldsTheFile(t *testing.T) {
+	defer flockdebug.Start()()
+	path := tempPath(t)
+	l, err := flockctx.TryLock(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	srv := httptest.NewServer(debugPages())
+	defer srv.Close()
+	defer http.DefaultClient.CloseIdleConnections()
+	resp, body, err := get(srv.URL + "/debug/locks")
+	if err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(body, path) || !strings.Contains(body, "TestTheDebugPageShowsWhoHoldsTheFile") {
+		t.Errorf("%v: %q", err, body)
 	}
 }

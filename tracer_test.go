@@ -314,10 +314,6 @@ func TestStillWaitingIsToldTheEnd(t *testing.T) {
 	}
 }
 
-type panicsInDone struct{ context.Context }
-
-func (panicsInDone) Done() <-chan struct{} { panic("Done") }
-
 func TestAHookMayLookAndLockOtherFiles(t *testing.T) {
 	path, other := tempPath(t), tempPath(t)
 	look := func(e flockctx.Event) {

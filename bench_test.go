@@ -309,3 +309,69 @@ func reportQuantiles(b *testing.B, took []int64) {
 	b.ReportMetric(float64(took[len(took)*99/100]), "p99-ns")
 	b.ReportMetric(float64(took[len(took)-1]), "max-ns")
 }
+
+// BenchmarkTracer compares locks that are told to nobody, and to a tracer that counts.
+// The two take turns, in batches of a few milliseconds, so that what else the machine
+// does meets both.
+func BenchmarkTracer(b *testing.B) {
+	var counted [5]atomic.Int64
+	count := func(i int) func(context.Context, flockctx.Event) {
+		return func(context.Context, flockctx.Event) { counted[i].Add(1) }
+	}
+	tracer := &flockctx.Tracer{
+		Waiting: func(ctx context.Context, _ flockctx.Event) context.Context {
+			counted[0].Add(1)
+			return ctx
+		},
+		StillWaiting: count(1), Acquired: count(2), Failed: count(3),
+		Released: func(flockctx.Event) { counted[4].Add(1) },
+	}
+	ctx := benchContext(b)
+	path := tempPath(b)
+	kept := mustOpenBench(b, "flockctx", tempPath(b))
+	for name, once := range map[string]func() error{
+		"kept": func() error {
+			if err := kept.Lock(ctx); err != nil {
+				return err
+			}
+			return kept.Unlock()
+		},
+		"by path": func() error {
+			l, err := flockctx.Lock(ctx, path, nil)
+			if err != nil {
+				return err
+			}
+			return l.Close()
+		},
+	} {
+		b.Run(name, func(b *testing.B) {
+			const batch = 1000
+			var took [2][]float64 // ns of one, by batch: off, on
+			defer flockctx.SetTracer(nil)
+			for b.Loop() {
+				for on, t := range []*flockctx.Tracer{nil, tracer} {
+					flockctx.SetTracer(t)
+					start := time.Now()
+					for range batch {
+						if err := once(); err != nil {
+							b.Fatal(err)
+						}
+					}
+					took[on] = append(took[on], float64(time.Since(start).Nanoseconds())/batch)
+				}
+			}
+			var ratios []float64
+			for i := range took[0] {
+				ratios = append(ratios, took[1][i]/took[0][i])
+			}
+			for _, s := range [][]float64{took[0], took[1], ratios} {
+				slices.Sort(s)
+			}
+			middle := len(ratios) / 2
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric(took[0][middle], "off-ns")
+			b.ReportMetric(took[1][middle], "on-ns")
+			b.ReportMetric(ratios[middle], "on/off")
+		})
+	}
+}

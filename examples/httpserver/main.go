@@ -12,6 +12,12 @@
 //
 //	go run ./examples/httpserver -file /tmp/visitors -debug localhost:6060
 //	go tool pprof -top 'http://localhost:6060/debug/locks?format=pprof'
+//
+// With -metrics another address tells Prometheus how long the requests wait for the lock,
+// and how many do:
+//
+//	go run ./examples/httpserver -file /tmp/visitors -metrics localhost:2112
+//	curl localhost:2112/metrics
 package main
 
 import (
@@ -29,8 +35,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
 	"github.com/flockctx/flockctx"
 	"github.com/flockctx/flockctx/flockdebug"
+	flockprom "github.com/flockctx/flockctx/observe/prometheus"
 )
 
 func main() {
@@ -38,6 +48,7 @@ func main() {
 	file := flag.String("file", "visitors", "file with the number of visitors")
 	patience := flag.Duration("patience", time.Second, "how long a request waits for the lock")
 	debug := flag.String("debug", "", "address of a page that shows the locks, not for the public")
+	metrics := flag.String("metrics", "", "address of the metrics for Prometheus, not for the public")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -47,34 +58,55 @@ func main() {
 		log.Fatal(err)
 	}
 	log.Printf("http://%v", ln.Addr())
+	var counts *flockctx.Tracer
+	if *metrics != "" {
+		var pages http.Handler
+		pages, counts = metricsPages()
+		flockctx.SetTracer(counts)
+		defer beside(ctx, *metrics, "/metrics", pages)()
+	}
 	if *debug != "" {
 		// Waits that last are told in the log as well, with who is in the way.
-		flockctx.SetTracer(flockctx.SlogTracer(nil))
+		flockctx.SetTracer(flockctx.JoinTracers(counts, flockctx.SlogTracer(nil)))
 		defer flockdebug.Start()()
-		debugLn, err := net.Listen("tcp", *debug)
-		if err != nil {
-			log.Fatal(err)
-		}
-		log.Printf("http://%v/debug/locks", debugLn.Addr())
-		ended := make(chan error, 1)
-		go func() { ended <- serve(ctx, debugLn, debugPages()) }()
-		defer func() {
-			stop()
-			if err := <-ended; err != nil {
-				log.Print(err)
-			}
-		}()
+		defer beside(ctx, *debug, "/debug/locks", debugPages())()
 	}
 	if err := serve(ctx, ln, &visitors{path: *file, patience: *patience, logf: log.Printf}); err != nil {
 		log.Fatal(err)
 	}
 }
 
-// debugPages are a mux of their own: what is on it must not be on that of the visitors.
+// beside serves pages at an address of their own until ctx is done, and returns what waits
+// for that. What is in them must not be on the mux of the visitors.
+func beside(ctx context.Context, addr, path string, pages http.Handler) (wait func()) {
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		log.Fatal(err)
+	}
+	log.Printf("http://%v%s", ln.Addr(), path)
+	ended := make(chan error, 1)
+	go func() { ended <- serve(ctx, ln, pages) }()
+	return func() {
+		if err := <-ended; err != nil {
+			log.Print(err)
+		}
+	}
+}
+
 func debugPages() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/debug/locks", flockdebug.Handler())
 	return mux
+}
+
+// metricsPages returns them, and the tracer that they learn from.
+func metricsPages() (http.Handler, *flockctx.Tracer) {
+	locks := flockprom.New(nil)
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(locks)
+	mux := http.NewServeMux()
+	mux.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	return mux, locks.Tracer()
 }
 
 // serve serves until ctx is done, and lets the requests that run then finish.

@@ -163,3 +163,21 @@ func TestTheDebugPageShowsWhoHoldsTheFile(t *testing.T) {
 		t.Errorf("%v: %q", err, body)
 	}
 }
+
+func TestTheMetricsCountTheVisitors(t *testing.T) {
+	pages, tracer := metricsPages()
+	defer flockctx.SetTracer(flockctx.SetTracer(tracer))
+	path := tempPath(t)
+	url, _, _ := start(t, path, time.Minute)
+	for range 2 {
+		if _, _, err := get(url); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w := httptest.NewRecorder()
+	pages.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	const want = `flockctx_wait_duration_seconds_count{mechanism="flock",mode="exclusive",operation="lock",outcome="acquired"} 2`
+	if !strings.Contains(w.Body.String(), want+"\n") {
+		t.Errorf("no %s in:\n%s", want, w.Body)
+	}
+}

@@ -187,12 +187,12 @@ func TestBubbleLeavesTheQueueAlone(t *testing.T) {
 
 // contendInABubble has goroutines of a bubble contend for path until the queue leaves
 // its first waiter alone for a while, since running goroutines overtake it: for that
-// it has a timer. Then the bubble ends, and its clock stands still. It returns a handle
-// of the bubble that is unlocked and has the file open.
-func contendInABubble(t *testing.T, path string) (l *flockctx.Flock) {
+// it has a timer. Then the bubble ends, and its clock stands still. With forget it leaves
+// the handle unlocked, with the file open; else it closes it, as only the bubble may.
+func contendInABubble(t *testing.T, path string, forget bool) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		l = flockctx.New(path, nil)
+		l := flockctx.New(path, nil)
 		overtake := func() {
 			must(t, l.Unlock())
 			must(t, l.Lock(t.Context()))
@@ -216,8 +216,10 @@ func contendInABubble(t *testing.T, path string) (l *flockctx.Flock) {
 			wantErr(t, err, context.Canceled)
 		}
 		must(t, l.Unlock())
+		if !forget {
+			must(t, l.Close())
+		}
 	})
-	return l
 }
 
 // What a bubble leaves in a queue that lives on outside is of no harm there, where its
@@ -228,7 +230,7 @@ func TestContentionAfterABubble(t *testing.T) {
 		outside := newHandle(t, path, nil)
 		must(t, outside.Lock(t.Context()))
 		must(t, outside.Unlock()) // the file stays open
-		inside := contendInABubble(t, path)
+		contendInABubble(t, path, false)
 		for range 20 {
 			must(t, outside.Lock(t.Context()))
 			done := async(func() error {
@@ -239,7 +241,6 @@ func TestContentionAfterABubble(t *testing.T) {
 			must(t, outside.Unlock())
 			must(t, soon(t, done, "a waiter after the bubble"))
 		}
-		must(t, inside.Close())
 	}
 }
 
@@ -248,7 +249,7 @@ func TestForgottenHandleOfABubble(t *testing.T) {
 	collect() // what other tests forgot, and could hide that something is left
 	queues, descriptors := flockctx.Queues(), countDescriptors()
 	for range 5 {
-		contendInABubble(t, tempPath(t))
+		contendInABubble(t, tempPath(t), true)
 	}
 	eventually(t, "the descriptors are given back", func() bool {
 		runtime.GC()

@@ -216,18 +216,20 @@ func (l *Flock) request(op sys.Op, m Mode) sys.Request {
 }
 
 // failure makes the error that the caller gets from the package's own, which only LockAll
-// gets as they are. It is called when all is given back: it asks the context, which may
-// panic.
+// gets as they are. It is called when all is given back: the context, which is asked for
+// its error, and the hooks may panic.
 func (l *Flock) failure(op string, m Mode, a *attempt, err error) error {
+	a.endWait() // also of LockAll: what it gives back may have a hook panic
 	if a.once {
 		return err
 	}
-	a.endWait()
+	if a.panicked == nil {
+		a.ask(func() { err = l.explain(op, m, a, err) })
+	}
 	if p := a.panicked; p != nil {
 		a.tellFailure(fmt.Errorf("panic: %v", p))
 		panic(p)
 	}
-	err = l.explain(op, m, a, err)
 	if a.tellFailure(err); a.panicked != nil {
 		panic(a.panicked)
 	}

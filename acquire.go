@@ -115,15 +115,10 @@ func (l *Flock) acquire(a *attempt, m Mode) (err error) {
 	}
 	inside := true
 	gaveWay := a.gate != nil && m == Exclusive && l.giveWay(a)
-	if l.borrowed {
-		err = l.sharesOpenFile()
-	}
-	if err == nil {
-		if fd, bare := l.desc.Bare(); bare && !l.opts.Fair {
-			err = sys.Lock(fd, l.request(sys.Try, m))
-		} else {
-			err = l.take(m)
-		}
+	if fd, bare := l.desc.Bare(); bare && !l.opts.Fair {
+		err = sys.Lock(fd, l.request(sys.Try, m))
+	} else {
+		err = l.take(m)
 	}
 	if gaveWay {
 		l.q.adjustPatience(err == errBusy)
@@ -197,8 +192,14 @@ func (l *Flock) queue(a *attempt, m Mode, opened bool) error {
 	return nil
 }
 
-// take takes the lock if it is free.
+// take takes the lock if it is free. The handle is among the holders of its queue since it
+// came inside, this time: see sharesOpenFile.
 func (l *Flock) take(m Mode) error {
+	if l.borrowed {
+		if err := l.sharesOpenFile(); err != nil {
+			return err
+		}
+	}
 	if l.opts.Fair {
 		return l.tryFair(l.request(sys.Try, m))
 	}

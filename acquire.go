@@ -33,6 +33,7 @@ func lockNew(path string, opts *Options, a *attempt) (*Flock, error) {
 		l.setState(locked)
 	} else {
 		l.setState(unlocked)
+		l.passHandle() // to whom a hook has shown it
 	}
 	l.mu.Unlock()
 	if err != nil {

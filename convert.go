@@ -121,6 +121,7 @@ func (l *Flock) upgrade(a *attempt) error {
 		q.unlock()
 		a.waits()
 		q.lock()
+		q.sendOut()
 	}
 	if err := q.gate.BeAlone(a.done, closed); err != nil {
 		return err

@@ -79,7 +79,7 @@ func (e *causedError) Unwrap() []error { return []error{e.err, e.cause} }
 // lostError says that an operation on a held lock lost it.
 type lostError struct{ err error }
 
-func (e *lostError) Error() string   { return "the lock is lost: " + e.err.Error() }
+func (e *lostError) Error() string   { return "the lock is lost: " + bare(e.err) }
 func (e *lostError) Unwrap() []error { return []error{ErrNotLocked, e.err} }
 
 // pathError adds the operation and the path, unless err has them already.

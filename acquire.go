@@ -76,6 +76,12 @@ func (l *Flock) lock(a *attempt) error {
 	}
 
 	err := l.acquire(a, m)
+	if err == errBusy && l.desc.IsOpen() && l.verify(l.at) == errStale {
+		// Taken is the lock of the file that the handle kept open, and the path does not
+		// name that one any more.
+		l.closeFile(true)
+		err = errStale
+	}
 	if err == errStale && !a.once {
 		err = l.acquireCurrent(a, m)
 	}

@@ -52,7 +52,7 @@ type Flock struct {
 
 // where returns the path for a look at the file.
 func (l *Flock) where() string {
-	if root := l.opts.Root; root != nil {
+	if root := l.opts.Root; root != nil && !l.borrowed {
 		return filepath.Join(root.Name(), l.at)
 	}
 	return l.at
@@ -108,7 +108,8 @@ func Do(ctx context.Context, path string, opts *Options, fn func(*Flock) error) 
 }
 
 // Lock locks the handle's file in the handle's mode, waiting until ctx is done.
-// ctx governs the wait, not the lock: its end after Lock returned has no effect.
+// ctx governs the wait, not the lock: its end after Lock returned has no effect. A nil
+// ctx panics.
 //
 // On nil the lock is held, on the file that the handle's path names now. If ctx
 // ends first, even together with the grant, the error is a [*BusyError] that

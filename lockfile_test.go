@@ -272,3 +272,28 @@ func TestLockFileSharedAfterRetreat(t *testing.T) {
 		must(t, f.Close())
 	}
 }
+
+// A Root among the Options has no part in it, not even in where the holders are looked for.
+func TestLockFileHasNoRoot(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("holders are told on Linux")
+	}
+	path := tempPath(t)
+	root, err := os.OpenRoot(t.TempDir())
+	must(t, err)
+	defer root.Close()
+	mustLock(t, path, nil)
+	f, err := os.Open(path)
+	must(t, err)
+	defer f.Close()
+	_, err = flockctx.TryLockFile(f, &flockctx.Options{Root: root})
+	var busy *flockctx.BusyError
+	if !errors.As(err, &busy) {
+		t.Fatal(err)
+	}
+	hs, err := busy.Holders()
+	must(t, err)
+	if len(hs) != 1 || hs[0].PID != os.Getpid() {
+		t.Errorf("%+v, want this process", hs)
+	}
+}

@@ -76,14 +76,8 @@ func (l *Flock) lock(a *attempt) error {
 	}
 
 	err := l.acquire(a, m)
-	if err == errBusy && l.desc.IsOpen() && l.verify(l.at) == errStale {
-		// Taken is the lock of the file that the handle kept open, and the path does not
-		// name that one any more.
-		l.closeFile(true)
-		err = errStale
-	}
-	if err == errStale && !a.once {
-		err = l.acquireCurrent(a, m)
+	if err != nil && !a.once {
+		err = l.acquireAgain(a, m, err)
 	}
 	l.mu.Lock()
 	if err == nil {

@@ -33,6 +33,7 @@ func lockNew(path string, opts *Options, a *attempt) (*Flock, error) {
 		l.setState(locked)
 	} else {
 		l.setState(unlocked)
+		l.passHandle() // to whom a hook has shown it
 	}
 	l.mu.Unlock()
 	if err != nil {
@@ -75,8 +76,8 @@ func (l *Flock) lock(a *attempt) error {
 	}
 
 	err := l.acquire(a, m)
-	if err == errStale && !a.once {
-		err = l.acquireCurrent(a, m)
+	if err != nil && !a.once {
+		err = l.acquireAgain(a, m, err)
 	}
 	l.mu.Lock()
 	if err == nil {
@@ -115,15 +116,10 @@ func (l *Flock) acquire(a *attempt, m Mode) (err error) {
 	}
 	inside := true
 	gaveWay := a.gate != nil && m == Exclusive && l.giveWay(a)
-	if l.borrowed {
-		err = l.sharesOpenFile()
-	}
-	if err == nil {
-		if fd, bare := l.desc.Bare(); bare && !l.opts.Fair {
-			err = sys.Lock(fd, l.request(sys.Try, m))
-		} else {
-			err = l.take(m)
-		}
+	if fd, bare := l.desc.Bare(); bare && !l.opts.Fair {
+		err = sys.Lock(fd, l.request(sys.Try, m))
+	} else {
+		err = l.take(m)
 	}
 	if gaveWay {
 		l.q.adjustPatience(err == errBusy)
@@ -197,8 +193,14 @@ func (l *Flock) queue(a *attempt, m Mode, opened bool) error {
 	return nil
 }
 
-// take takes the lock if it is free.
+// take takes the lock if it is free. The handle is among the holders of its queue since it
+// came inside, this time: see sharesOpenFile.
 func (l *Flock) take(m Mode) error {
+	if l.borrowed {
+		if err := l.sharesOpenFile(); err != nil {
+			return err
+		}
+	}
 	if l.opts.Fair {
 		return l.tryFair(l.request(sys.Try, m))
 	}
@@ -216,18 +218,20 @@ func (l *Flock) request(op sys.Op, m Mode) sys.Request {
 }
 
 // failure makes the error that the caller gets from the package's own, which only LockAll
-// gets as they are. It is called when all is given back: it asks the context, which may
-// panic.
+// gets as they are. It is called when all is given back: the context, which is asked for
+// its error, and the hooks may panic.
 func (l *Flock) failure(op string, m Mode, a *attempt, err error) error {
+	a.endWait() // also of LockAll: what it gives back may have a hook panic
 	if a.once {
 		return err
 	}
-	a.endWait()
+	if a.panicked == nil {
+		a.ask(func() { err = l.explain(op, m, a, err) })
+	}
 	if p := a.panicked; p != nil {
 		a.tellFailure(fmt.Errorf("panic: %v", p))
 		panic(p)
 	}
-	err = l.explain(op, m, a, err)
 	if a.tellFailure(err); a.panicked != nil {
 		panic(a.panicked)
 	}

@@ -18,13 +18,15 @@ import (
 // let others in between (see flock(2)): what was read under the old lock may have
 // changed. That never happens for handles of this process alone.
 //
-// On nil the lock is held in mode m. On an error that matches [ErrNotLocked] it is
-// lost, and the handle is unlocked: only possible with BSD, or if there was none. On
-// any other error it is held in the old mode: a [*BusyError] where ctx ended, an
-// [*fs.PathError] else; but after Close, or where Close interrupts Convert, the error
-// matches [fs.ErrClosed] and nothing is held. Two goroutines of a process that each hold the file shared
-// and want it exclusive would wait for each other: the second one gets an error
-// at once. Two processes do wait for each other, until a ctx ends.
+// On nil the lock is held in mode m. On an error that matches [ErrNotLocked] nothing is
+// held: there was no lock, or, with BSD only, it was lost. After Close, or where Close
+// interrupts Convert, the error matches [fs.ErrClosed] and nothing is held either. On any
+// other error the lock is held in its old mode. The error is a [*BusyError] where ctx
+// ended, an [*fs.PathError] else.
+//
+// Two goroutines of a process that each hold the file shared and want it exclusive would
+// wait for each other: the second one gets an error at once. Two processes do wait for
+// each other, until a ctx ends.
 func (l *Flock) Convert(ctx context.Context, m Mode) error {
 	a := newAttempt(ctx)
 	ended := ctx.Err() != nil
@@ -40,8 +42,8 @@ func (l *Flock) Convert(ctx context.Context, m Mode) error {
 // On nil the lock is held in mode m. If other holders are in the way, the error is a
 // [*BusyError] that matches [ErrLocked], and the lock is held in its old mode; but with
 // BSD somebody else can have been faster to take the lock that flock(2) dropped for a
-// moment, and then the error matches [ErrNotLocked] as well. Any other error is as that of
-// Convert.
+// moment: then it is lost, and the error matches [ErrNotLocked] as well. Any other error
+// is as that of [Flock.Convert].
 func (l *Flock) TryConvert(m Mode) error {
 	a := newTry()
 	a.tracedConvert(l, m)
@@ -121,6 +123,7 @@ func (l *Flock) upgrade(a *attempt) error {
 		q.unlock()
 		a.waits()
 		q.lock()
+		q.sendOut()
 	}
 	if err := q.gate.BeAlone(a.done, closed); err != nil {
 		return err

@@ -12,8 +12,8 @@ import (
 )
 
 var (
-	// ErrLocked says that a TryLock found the lock taken, or promised to a
-	// goroutine of this process that has waited for it.
+	// ErrLocked says that a TryLock or TryConvert found the lock taken, or promised
+	// to a goroutine of this process that has waited for it.
 	ErrLocked = errors.New("flockctx: locked by another holder")
 
 	// ErrNotLocked says that the handle does not hold the lock: an Unlock
@@ -22,13 +22,13 @@ var (
 )
 
 // A BusyError says that a lock was not acquired because another holder had it, or
-// because the context was done. Nothing is held or left behind; after Convert the
-// lock is held in its old mode.
+// because the context was done. Nothing is held or left behind; but after Convert the
+// lock is held in its old mode, unless the error matches ErrNotLocked as well.
 type BusyError struct {
 	Path   string        // as given by the caller
 	Mode   Mode          // that was asked for
-	Waited time.Duration // from when the call began to wait to its end; zero where it did not wait
-	Err    error         // ErrLocked, or an error that matches ctx.Err() and context.Cause(ctx)
+	Waited time.Duration // how long the call waited, zero where it did not
+	Err    error         // matches ErrLocked, or ctx.Err() and context.Cause(ctx)
 
 	at string // what Path meant
 }
@@ -79,7 +79,7 @@ func (e *causedError) Unwrap() []error { return []error{e.err, e.cause} }
 // lostError says that an operation on a held lock lost it.
 type lostError struct{ err error }
 
-func (e *lostError) Error() string   { return "the lock is lost: " + e.err.Error() }
+func (e *lostError) Error() string   { return "the lock is lost: " + bare(e.err) }
 func (e *lostError) Unwrap() []error { return []error{ErrNotLocked, e.err} }
 
 // pathError adds the operation and the path, unless err has them already.

@@ -197,3 +197,46 @@ var _ = registerCommand("read-on", func(args []string) error {
 		}
 	}
 })
+
+// One goroutine holds the lock shared, another process stands in line to write, and a second
+// goroutine behind that to read. The first one's Convert must not wait for the second one:
+// that waits for the other process, and that for the first.
+func TestConvertBesideAReaderInLine(t *testing.T) {
+	for _, early := range []bool{false, true} {
+		for _, wait := range waits {
+			path := tempPath(t)
+			o := &flockctx.Options{Fair: true, Mode: flockctx.Shared, Wait: wait}
+			l := mustLock(t, path, o)
+			writer := startQueue(t, path, "w", "exclusive", 0)
+			var reader <-chan error
+			goOn := make(chan struct{})
+			ro := *o
+			waiting := make(chan struct{}, 2)
+			ro.Tracer = &flockctx.Tracer{Waiting: func(context.Context, flockctx.Event) context.Context {
+				waiting <- struct{}{}
+				<-goOn
+				return nil
+			}}
+			reader = async(func() error {
+				return flockctx.Do(t.Context(), path, &ro, func(*flockctx.Flock) error { return nil })
+			})
+			<-waiting
+			if !early {
+				close(goOn)
+				eventually(t, "the reader stands in line", func() bool { return inLine(t, path) == 2 })
+			}
+			converted := async(func() error { return l.Convert(t.Context(), flockctx.Exclusive) })
+			if early {
+				eventually(t, "Convert waits for the reader", func() bool { return flockctx.Waiters(path, flockctx.BSD) == 1 })
+				close(goOn)
+			}
+			err := soon(t, converted, "Convert")
+			if err != nil && !errors.Is(err, flockctx.ErrNotLocked) {
+				t.Error(err)
+			}
+			must(t, l.Close())
+			must(t, soon(t, reader, "Lock of the reader"))
+			must(t, writer.Wait())
+		}
+	}
+}

@@ -20,7 +20,8 @@ type outsider struct {
 
 	// Guarded by the mutex of the queue.
 	blocks bool            // it waits in the kernel, or is about to
-	leave  bool            // it is to leave the kernel, for somebody who wants to poll
+	leave  bool            // it is to leave the kernel
+	out    bool            // it is to leave the gate, for a reader inside that wants to be alone
 	call   *interrupt.Call // the wait in the kernel
 	next   int64           // nanotime of its next try, where it polls
 }
@@ -66,16 +67,34 @@ func (q *queue) joinWaiters(s *settings) {
 		return
 	}
 	switch block := s.blocks(o.local); {
-	case o.blocks && !block && !o.local:
-		o.leave = true
-		if o.call != nil {
-			go o.call.Fire() // which returns when the outsider has left the kernel
-		}
-	case !o.blocks && (block && o.local || o.next-nanotime() > int64(s.Poll.Min)):
+	case o.blocks && !block && !o.local, !o.blocks && (block && o.local || o.next-nanotime() > int64(s.Poll.Min)):
+		o.stir()
+	}
+}
+
+// stir has o look anew how to wait. The mutex is held.
+func (o *outsider) stir() {
+	switch {
+	case !o.blocks:
 		select {
 		case o.hurry <- struct{}{}:
 		default:
 		}
+	case !o.leave:
+		o.leave = true
+		if o.call != nil {
+			go o.call.Fire() // which returns when o has left the kernel
+		}
+	}
+}
+
+// sendOut has the outsider, a reader, leave the gate for one inside that wants to be alone.
+// With Fair it can wait in line behind another process that waits for that one. The mutex
+// is held.
+func (q *queue) sendOut() {
+	if o := q.outsider; o != nil {
+		o.out = true
+		o.stir()
 	}
 }
 
@@ -87,10 +106,14 @@ func (l *Flock) waitForeign(a *attempt, m Mode) (inside bool, err error) {
 		q.lock()
 		if q.gate.Close() {
 			q.unlock()
-			return true, l.await(a, m, l.opts.Fair)
+			if err := l.await(a, m, l.opts.Fair); err != errLeft {
+				return true, err
+			}
+		} else {
+			q.unlock()
 		}
-		q.unlock()
-		// Readers of this process were let in together; one of them waits.
+		// Readers of this process were let in together; one of them waits, or wants to be
+		// alone.
 		closed := l.closedFor(a)
 		q.lock()
 		q.removeHolder(l)
@@ -131,13 +154,18 @@ func (l *Flock) await(a *attempt, m Mode, fair bool) (err error) {
 	return err
 }
 
-// awaitAs waits for the lock of r as the outsider o.
+// awaitAs waits for the lock of r as the outsider o. The error is errLeft where o is to
+// leave the gate.
 func (l *Flock) awaitAs(o *outsider, a *attempt, closed <-chan struct{}, r sys.Request) error {
 	q := l.q
 	possible := true
 	var b *backoff
 	for {
 		q.lock()
+		if o.out {
+			q.unlock()
+			return errLeft
+		}
 		n := q.need(l.opts, o.local)
 		o.blocks = n.block && possible && reserveBlocked()
 		o.leave = false
@@ -179,7 +207,8 @@ func (l *Flock) awaitAs(o *outsider, a *attempt, closed <-chan struct{}, r sys.R
 	}
 }
 
-// errLeft: the wait in the kernel was given up for somebody behind who wants to poll.
+// errLeft: the wait was given up for somebody else: in the kernel, for one behind who wants
+// to poll, or as such, for one inside who wants to be alone.
 var errLeft = errors.New("left")
 
 // block waits in the kernel for the lock of r. It returns nil, errEnded,

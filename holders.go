@@ -69,9 +69,9 @@ type Holder struct {
 // several locks that look alike. In a PID namespace who waits for a lock that a
 // process outside took, or one that has ended, is not seen.
 //
-// An error is an [*fs.PathError], also where this process has no descriptor left. On systems other than Linux, and where there is
-// no /proc for this PID namespace or it lacks the table of locks, it matches
-// [errors.ErrUnsupported].
+// An error is an [*fs.PathError], also where this process has no descriptor left. On
+// systems other than Linux, and where there is no /proc for this PID namespace or it
+// lacks the table of locks, it matches [errors.ErrUnsupported].
 func Holders(path string) ([]Holder, error) {
 	locks, err := lockview.Of(path, parkedOn)
 	if err != nil {

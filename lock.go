@@ -52,11 +52,8 @@ type Flock struct {
 
 // where returns the path for a look at the file.
 func (l *Flock) where() string {
-	switch {
-	case l == nil:
-		return ""
-	case l.opts.Root != nil:
-		return filepath.Join(l.opts.Root.Name(), l.at)
+	if root := l.opts.Root; root != nil && !l.borrowed {
+		return filepath.Join(root.Name(), l.at)
 	}
 	return l.at
 }
@@ -111,7 +108,8 @@ func Do(ctx context.Context, path string, opts *Options, fn func(*Flock) error) 
 }
 
 // Lock locks the handle's file in the handle's mode, waiting until ctx is done.
-// ctx governs the wait, not the lock: its end after Lock returned has no effect.
+// ctx governs the wait, not the lock: its end after Lock returned has no effect. A nil
+// ctx panics.
 //
 // On nil the lock is held, on the file that the handle's path names now. If ctx
 // ends first, even together with the grant, the error is a [*BusyError] that
@@ -138,7 +136,8 @@ func (l *Flock) Lock(ctx context.Context) error {
 //
 // On nil the lock is held as after Lock. If another holder has it, or a goroutine
 // of this process is due to get it, the error is a [*BusyError] that matches
-// [ErrLocked]. Any other error is as that of Lock.
+// [ErrLocked]. Any other error is as that of [Flock.Lock]. TryLock waits for nobody, but
+// opening a file on a server or daemon that does not answer takes as long as that.
 func (l *Flock) TryLock() error {
 	a := newTry()
 	return l.lock(&a)

@@ -11,9 +11,9 @@ import (
 // LockFile locks the open file f, waiting until ctx is done. It is [Lock] for a
 // file that the caller opened, with these differences: f stays the caller's, and
 // neither Unlock nor Close of the handle closes it; the lock is on f whatever
-// path names it, so nothing is verified after the grant; Flag, Perm and Remove of
-// opts have no effect; f may also be a device or a pipe, where the system can lock
-// those, as Linux can.
+// path names it, so nothing is verified after the grant; Flag, ReadOnly, Perm, ExactPerm,
+// Root and Remove of opts have no effect, and Fair is refused; f may also be a device or
+// a pipe, where the system can lock those, as Linux can.
 //
 // The lock belongs to f's open file description, of which the kernel has one lock.
 // Exclusive handles on the same one take turns like any others; where another handle

@@ -1,6 +1,7 @@
 package flockctx_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -217,5 +218,82 @@ func TestLockFileSharedAfterWaiting(t *testing.T) {
 		}
 		flockctx.CloseHolders()
 		holder.must("trylock")
+	}
+}
+
+// The same where one of the two had been inside and went out again, behind a reader that
+// waits for another process: when both are let in at once, one is refused.
+func TestLockFileSharedAfterRetreat(t *testing.T) {
+	for range 20 {
+		path := tempPath(t)
+		holder := mustLock(t, path, nil)
+		f, err := os.Open(path)
+		must(t, err)
+		// Readers stop where they have found the lock taken, before they wait.
+		lock := func(waiting chan struct{}, goOn chan struct{}) *flockctx.Options {
+			return &flockctx.Options{Mode: flockctx.Shared, Wait: flockctx.WaitPoll, Tracer: &flockctx.Tracer{
+				Waiting: func(context.Context, flockctx.Event) context.Context {
+					waiting <- struct{}{}
+					<-goOn
+					return nil
+				},
+			}}
+		}
+		must(t, holder.Unlock())
+		other := startHolder(t, path, flockctx.Options{})
+		waiting, first, second := make(chan struct{}), make(chan struct{}), make(chan struct{})
+		outsider := async(func() error {
+			return flockctx.Do(t.Context(), path, lock(waiting, first), func(*flockctx.Flock) error { return nil })
+		})
+		<-waiting
+		var got [2]*flockctx.Flock
+		shared := func(i int, o *flockctx.Options) <-chan error {
+			return async(func() (err error) { got[i], err = flockctx.LockFile(t.Context(), f, o); return err })
+		}
+		retreats := shared(0, lock(waiting, second))
+		<-waiting
+		close(first)
+		eventually(t, "one waits for the other process", func() bool { return flockctx.WaitingOutside() == 1 })
+		close(second)
+		eventually(t, "one is out again", func() bool { return flockctx.Waiters(path, flockctx.BSD) == 1 })
+		late := shared(1, &flockctx.Options{Mode: flockctx.Shared})
+		eventually(t, "another one waits", func() bool { return flockctx.Waiters(path, flockctx.BSD) == 2 })
+		other.must("close")
+		must(t, soon(t, outsider, "Lock"))
+		errs := []error{soon(t, retreats, "LockFile"), soon(t, late, "LockFile")}
+		if errs[0] == nil && errs[1] == nil {
+			t.Error("two handles hold one open file shared")
+		}
+		for _, l := range got {
+			if l != nil {
+				must(t, l.Close())
+			}
+		}
+		must(t, f.Close())
+	}
+}
+
+// A Root among the Options has no part in it, not even in where the holders are looked for.
+func TestLockFileHasNoRoot(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("holders are told on Linux")
+	}
+	path := tempPath(t)
+	root, err := os.OpenRoot(t.TempDir())
+	must(t, err)
+	defer root.Close()
+	mustLock(t, path, nil)
+	f, err := os.Open(path)
+	must(t, err)
+	defer f.Close()
+	_, err = flockctx.TryLockFile(f, &flockctx.Options{Root: root})
+	var busy *flockctx.BusyError
+	if !errors.As(err, &busy) {
+		t.Fatal(err)
+	}
+	hs, err := busy.Holders()
+	must(t, err)
+	if len(hs) != 1 || hs[0].PID != os.Getpid() {
+		t.Errorf("%+v, want this process", hs)
 	}
 }

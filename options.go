@@ -106,12 +106,14 @@ func (m Mechanism) String() string {
 	return fmt.Sprintf("Mechanism(%d)", int(m))
 }
 
-// Backoff bounds the interval between two tries of a Lock that polls. It starts
-// at Min and doubles up to Max, with jitter of up to a quarter less. Zero values mean
-// 1 ms and 100 ms; a Max below Min counts as Min. The interval is never below 1 ms,
-// and each further goroutine of this process that polls adds 1.2 ms to it, whatever Max
-// says; and where several poll, one above 20 ms ends at the next multiple of 20 ms, so
-// that they wake the process together. So thousands of them take some 2 % of a core.
+// Backoff bounds the interval between two tries of a Lock that polls. It starts at Min
+// and doubles up to Max, with jitter of up to a quarter less. Zero values mean 1 ms and
+// 100 ms; a Max below Min counts as Min.
+//
+// Whatever Max says, the interval is never below 1 ms, and each further goroutine of this
+// process that polls adds 1.2 ms to it. Where several poll, one above 20 ms ends at the
+// next multiple of 20 ms, so that they wake the process together. So thousands of them
+// take some 2 % of a core.
 type Backoff struct{ Min, Max time.Duration }
 
 // Options says what to lock and how. A nil *Options and the zero value are the
@@ -139,11 +141,11 @@ type Options struct {
 	// Poll bounds the intervals where Lock polls.
 	Poll Backoff
 
-	// Flag is passed to open(2) as for [os.OpenFile], with two differences:
-	// O_TRUNC takes effect only once the lock is held (a Shared one too, beside
-	// others that hold it shared), and the descriptor is always close-on-exec. Zero (which is also O_RDONLY) means: read-write,
-	// created if missing, read-only where writing is refused (EACCES, EPERM,
-	// EROFS, ETXTBSY) or where path is a directory.
+	// Flag is passed to open(2) as for [os.OpenFile], with two differences: O_TRUNC
+	// takes effect only once the lock is held (a Shared one too, beside others that hold
+	// it shared), and the descriptor is always close-on-exec. Zero (which is also
+	// O_RDONLY) means: for reading and writing, created if missing; for reading only
+	// where writing is refused (EACCES, EPERM, EROFS, ETXTBSY) or path is a directory.
 	Flag int
 
 	// ReadOnly opens the file for reading only, and never creates it: what Flag cannot

@@ -77,9 +77,10 @@ func (l *Flock) Unlock() error {
 // descriptor; but not if the caller closed File, with which the lock goes only if no
 // child has it. On an error the handle is closed and the lock released all the same:
 // an [*fs.PathError] with the operation "remove" (the file is still there), "unlock"
-// (the lock went with the descriptor, unless a child has that), or "close" (close(2)
-// failed: what was written through File may not have reached the disk), or several of
-// them joined. A second Close returns an error that matches [fs.ErrClosed].
+// (the lock goes with the last descriptor of the open file: at once, unless a child or
+// the caller of LockFile has one), or "close" (close(2) failed: what was written through
+// File may not have reached the disk), or several of them joined. A second Close returns
+// an error that matches [fs.ErrClosed].
 func (l *Flock) Close() error { return l.close(l.opts.Remove && !l.borrowed) }
 
 func (l *Flock) close(remove bool) error {

@@ -14,7 +14,10 @@ type HandleInfo struct {
 	Mechanism     Mechanism
 	Start, Length int64 // of an OFD lock; a Length of 0 reaches to the end of the file
 	Locked        bool  // the handle holds its lock
-	Waiting       int   // goroutines that wait for it: for another handle or process, or for their turn of this one
+
+	// Waiting is how many goroutines wait for the lock: for another handle or process, or
+	// for their turn of this handle.
+	Waiting int
 
 	// Device and Inode are the file's, on Linux as stat(2) gives them, which are mostly
 	// those of a Holder: see there. They are zero where the system has no such numbers.

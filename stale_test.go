@@ -158,6 +158,32 @@ func TestRelockAfterReplace(t *testing.T) {
 	}
 }
 
+// A handle that kept the former file open tries for the lock of the one that the path
+// names, also where somebody still has the former one's.
+func TestTryLockOfAFileThatWasReplaced(t *testing.T) {
+	for name, change := range changes {
+		for _, foreign := range []bool{false, true} {
+			path := tempPath(t)
+			l := newHandle(t, path, nil)
+			must(t, l.Lock(t.Context()))
+			must(t, l.Unlock())
+			if foreign {
+				startHolder(t, path, flockctx.Options{})
+			} else {
+				mustLock(t, path, nil)
+			}
+			wantErr(t, l.TryLock(), flockctx.ErrLocked)
+			change(t, path)
+			if err := l.TryLock(); err != nil {
+				t.Errorf("%s, foreign=%v: %v", name, foreign, err)
+				continue
+			}
+			wantCurrent(t, l, path)
+			must(t, l.Close())
+		}
+	}
+}
+
 // A handle that is locked does not notice, and its Unlock does not mind.
 func TestReplaceWhileLocked(t *testing.T) {
 	path := tempPath(t)

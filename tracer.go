@@ -57,7 +57,10 @@ type Event struct {
 	Waited time.Duration // until now; zero where the call did not wait
 	Held   time.Duration // of Released: from the grant on; zero where no tracer saw that
 	Err    error         // of Failed, and of Released where something went wrong
-	Flock  *Flock        // the handle, nil for a lock of package locker; not to be locked, unlocked, converted or closed inside a hook
+
+	// Flock is the handle, nil for a lock of package locker. A hook must not lock, unlock,
+	// convert or close it.
+	Flock *Flock
 }
 
 // Holders returns who holds the lock of the event, or waits for it, at this moment: see

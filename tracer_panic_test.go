@@ -164,3 +164,50 @@ func TestAPanicOfAHookLeavesNoFileOfASetLocked(t *testing.T) {
 	}
 	free()
 }
+
+// A context that panics at the very end, when the error is made of it.
+func TestAPanicOfTheContextInTheErrorIsTold(t *testing.T) {
+	path := tempPath(t)
+	synctest.Test(t, func(t *testing.T) {
+		holder, err := flockctx.Lock(t.Context(), path, nil)
+		must(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second/2)
+		defer cancel()
+		d := &diary{}
+		p := recovered(func() { flockctx.Lock(panicsAfterEnd{ctx}, path, &flockctx.Options{Tracer: d.tracer()}) })
+		if p == nil {
+			t.Error("no panic")
+		}
+		d.want(t, "waiting lock", "failed lock")
+		must(t, holder.Close())
+	})
+}
+
+type panicsAfterEnd struct{ context.Context }
+
+func (c panicsAfterEnd) Err() error {
+	if err := c.Context.Err(); err != nil {
+		panic(err)
+	}
+	return nil
+}
+
+// A hook that panics as LockAll gives back what it has ends the call: what told of its
+// wait ends with it.
+func TestAPanicOfAHookEndsTheWaitOfASet(t *testing.T) {
+	paths := []string{tempPath(t), tempPath(t)}
+	synctest.Test(t, func(t *testing.T) {
+		for _, busy := range paths { // LockAll takes one of them last
+			holder, err := flockctx.Lock(t.Context(), busy, nil)
+			must(t, err)
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+			defer cancel()
+			d := &diary{panicAt: "released close"}
+			recovered(func() { flockctx.LockAll(ctx, paths, &flockctx.Options{Tracer: d.tracer()}) })
+			d.want(t, d.lines...)
+			time.Sleep(time.Hour)
+			d.want(t)
+			must(t, holder.Close())
+		}
+	})
+}

@@ -445,3 +445,26 @@ func TestHandleOfAnEventIsClosedElsewhere(t *testing.T) {
 		must(t, soon(t, closing, "Close"))
 	}
 }
+
+// Who waits for a handle that a hook has shown has it when the call that made it fails.
+func TestHandleOfAnEventIsLockedElsewhere(t *testing.T) {
+	path := tempPath(t)
+	holder := mustLock(t, path, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	locked := make(chan error, 1)
+	var once sync.Once
+	o := &flockctx.Options{Tracer: &flockctx.Tracer{
+		Waiting: func(_ context.Context, e flockctx.Event) context.Context {
+			go once.Do(func() {
+				go func() { locked <- e.Flock.Lock(t.Context()) }()
+				eventually(t, "the other goroutine waits", func() bool { return flockctx.HandleWaiters(e.Flock) == 1 })
+				cancel()
+			})
+			return nil
+		},
+	}}
+	_, err := flockctx.Lock(ctx, path, o)
+	wantErr(t, err, context.Canceled)
+	must(t, holder.Close())
+	must(t, soon(t, locked, "Lock of the handle of an event"))
+}

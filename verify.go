@@ -50,6 +50,20 @@ func (l *Flock) acquireCurrent(a *attempt, m Mode) error {
 	return untilCurrent(a, l.opts.Poll, l, func() error { return l.acquire(a, m) })
 }
 
+// acquireAgain is acquireCurrent where a first try on the file that the handle had open,
+// perhaps, ended in err, and that says so.
+func (l *Flock) acquireAgain(a *attempt, m Mode, err error) error {
+	if err == errBusy && l.desc.IsOpen() && l.verify(l.at) == errStale {
+		// Taken is the lock of a file that the path does not name any more.
+		l.closeFile(true)
+		err = errStale
+	}
+	if err == errStale {
+		err = l.acquireCurrent(a, m)
+	}
+	return err
+}
+
 const (
 	maxStale = 1000
 

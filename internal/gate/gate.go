@@ -197,7 +197,7 @@ func (g *Gate) Enter(done, closed <-chan struct{}, m Mode, tag any) error {
 }
 
 // Retreat goes outside again and waits as Enter does, but at the head of the queue: for
-// a reader that finds the gate closed by another one inside.
+// a reader that may not close the gate.
 func (g *Gate) Retreat(done, closed <-chan struct{}, m Mode, tag any) error {
 	w := newWaiter(m, tag)
 	g.uncount(m)
@@ -313,9 +313,9 @@ func (g *Gate) dispatch(now int64) (handed bool) {
 }
 
 // Close closes the gate, for one inside that waits for another process, unless one
-// does so already; it reports whether it did.
+// does so already, or a reader inside waits to be alone; it reports whether it did.
 func (g *Gate) Close() bool {
-	if g.closed {
+	if g.closed || g.upgrade != nil {
 		return false
 	}
 	g.closed = true

@@ -23,10 +23,14 @@ func OpenIn(root *os.Root, path string, flag int, perm fs.FileMode) (Descriptor,
 	if err == nil {
 		d, err = Borrow(f)
 	}
+	if err == nil && fi.IsDir() {
+		err = d.kind.refusesDirectories()
+	}
 	if err != nil {
 		f.Close()
+		return Descriptor{}, err
 	}
-	return d, err
+	return d, nil
 }
 
 // CreateIn is Create for a path in root, but others may see the file before it has its

@@ -21,7 +21,7 @@ func lockNew(path string, opts *Options, a *attempt) (*Flock, error) {
 	}
 	// No other goroutine knows the handle, which is entered without l.mu; but a tracer may
 	// hand it on.
-	a.alone = a.trace == nil
+	a.alone = a.trace.Tracer == nil
 	l.taken = true
 	l.state = locking
 	err := l.acquire(a, l.opts.Mode)
@@ -71,7 +71,7 @@ func (l *Flock) lock(a *attempt) error {
 	l.state = locking
 	m := Mode(l.mode)
 	l.mu.Unlock()
-	if a.trace != nil {
+	if a.trace.Tracer != nil {
 		a.trace.inMode(m)
 	}
 

@@ -24,7 +24,7 @@ type attempt struct {
 	done     <-chan struct{} // the context's, once it waits
 	deadline time.Time       // likewise; zero where there is none
 	gate     *gate.Gate      // the gate it waited at last, nil if it did not
-	trace    *trace          // nil where nobody is told
+	trace    trace           // whom to tell
 	rounds   int             // how often the path named another file than the one that was locked
 }
 
@@ -51,7 +51,7 @@ func (a *attempt) waits() {
 			a.deadline, _ = a.ctx.Deadline()
 		})
 	}
-	if t := a.trace; t != nil && t.began == 0 && a.panicked == nil {
+	if a.trace.Tracer != nil && a.trace.began == 0 && a.panicked == nil {
 		a.ask(a.tellWait)
 	}
 }

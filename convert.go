@@ -30,7 +30,8 @@ import (
 func (l *Flock) Convert(ctx context.Context, m Mode) error {
 	a := newAttempt(ctx)
 	ended := ctx.Err() != nil
-	a.tracedConvert(l, m)
+	a.traced(l, "convert")
+	a.trace.inMode(m)
 	if err := l.convert(&a, m, ended); err != nil {
 		return l.failure("convert", m, &a, err)
 	}
@@ -46,7 +47,8 @@ func (l *Flock) Convert(ctx context.Context, m Mode) error {
 // is as that of [Flock.Convert].
 func (l *Flock) TryConvert(m Mode) error {
 	a := newTry()
-	a.tracedConvert(l, m)
+	a.traced(l, "convert")
+	a.trace.inMode(m)
 	if err := l.convert(&a, m, false); err != nil {
 		return l.failure("convert", m, &a, err)
 	}

@@ -56,7 +56,7 @@ func LockAll(ctx context.Context, paths []string, opts *Options) (*Set, error) {
 	})
 	a.once = false
 	if err != nil {
-		if a.trace == nil { // it is not one of those that were waited for
+		if a.trace.Tracer == nil { // it is not one of those that were waited for
 			a.traced(busy, "lock")
 		}
 		return nil, busy.failure("lock", busy.opts.Mode, &a, err)

@@ -90,7 +90,7 @@ func (l *Flock) accept(a *attempt, opened bool, err error) error {
 			return err
 		}
 	}
-	if a.trace != nil {
+	if a.trace.Tracer != nil {
 		return a.tellGrant(l)
 	}
 	return nil

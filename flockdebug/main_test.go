@@ -151,33 +151,27 @@ func hold(t testing.TB, path string, fn func(string) (*flockctx.Flock, error)) *
 	return l
 }
 
-// transfer locks both files, one after the other, and says when it has the first.
-func transfer(ctx context.Context, from, to string, began chan<- struct{}) {
-	l, err := flockctx.Lock(ctx, from, nil)
-	began <- struct{}{}
-	if err != nil {
-		return
-	}
-	defer l.Close()
-	if m, err := flockctx.Lock(ctx, to, nil); err == nil {
-		m.Close()
-	}
+// transfer locks both files, one after the other. It says when it has the first, and waits
+// for goOn with the second.
+func transfer(ctx context.Context, from, to string, began chan<- struct{}, goOn <-chan struct{}) error {
+	return flockctx.Do(ctx, from, nil, func(*flockctx.Flock) error {
+		began <- struct{}{}
+		<-goOn
+		return flockctx.Do(ctx, to, nil, func(*flockctx.Flock) error { return nil })
+	})
 }
 
 // cycle makes two goroutines that wait for each other over two files.
 func cycle(t testing.TB, a, b string) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	began := make(chan struct{}, 2)
+	began, goOn := make(chan struct{}, 2), make(chan struct{})
 	var wg sync.WaitGroup
-	lockA, lockB := lock(t, a, nil), lock(t, b, nil) // until both are on their way
-	wg.Go(func() { transfer(ctx, a, b, began) })
-	wg.Go(func() { transfer(ctx, b, a, began) })
-	eventually(t, "both wait for their first file", func() bool { return waitersOf(a) == 1 && waitersOf(b) == 1 })
-	must(t, lockA.Close())
-	must(t, lockB.Close())
+	wg.Go(func() { transfer(ctx, a, b, began, goOn) })
+	wg.Go(func() { transfer(ctx, b, a, began, goOn) })
 	<-began
 	<-began
+	close(goOn)
 	t.Cleanup(func() {
 		cancel()
 		wg.Wait()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -389,6 +390,9 @@ func TestLockAllIsToldPerFile(t *testing.T) {
 // A LockAll that waits for a file that is replaced begins anew, and what was told of its
 // wait ends.
 func TestLockAllThatStartsAgainIsTold(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("a name of an open file goes late here")
+	}
 	path := tempPath(t)
 	synctest.Test(t, func(t *testing.T) {
 		d := &diary{}

@@ -166,7 +166,9 @@ echo $$ >shell
 	table, _ := os.ReadFile(filepath.Join(dir, "table"))
 	for _, e := range ours.Locks {
 		if e.PID == nil || e.Command == "" {
-			t.Errorf("without process or command: %+v", e)
+			if e.Kind != "ofd" || !e.Waiting { // for which the kernel does not say who waits
+				t.Errorf("without process or command: %+v", e)
+			}
 			continue
 		}
 		found = found || *e.PID == orphan && *e.Locker != orphan && !e.Waiting

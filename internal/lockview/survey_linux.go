@@ -41,8 +41,9 @@ type descriptor struct {
 // A group is the owners of one lock: descriptors of one open file description.
 type group []owner
 
-// rounds is how often what has changed is looked at again.
-const rounds = 10
+// rounds is how often what has changed is looked at again. On all files something
+// changes all the time, and each round reads a long table.
+const rounds, roundsOfAll = 10, 3
 
 // take reads the table and looks at the descriptors until both agree.
 func (s *survey) take() error {
@@ -63,9 +64,9 @@ func (s *survey) take() error {
 		if err != nil || len(restless) == 0 {
 			return err
 		}
-		if round == rounds {
+		if round == rounds || s.of == nil && round == roundsOfAll {
 			for node, f := range restless {
-				if s.of == nil && len(f.groups) == 0 { // on all files something changes all the time
+				if s.of == nil && len(f.groups) == 0 {
 					delete(s.files, node)
 				}
 			}

@@ -31,7 +31,7 @@ func (s *semaphore) byteAt(start int64) *flockctx.Options {
 
 // turn returns what a handle on the turn is made from.
 func (s *semaphore) turn() (path string, opts *flockctx.Options) {
-	return s.path, s.byteAt(turns + int64(s.n))
+	return s.name, s.byteAt(turns + int64(s.n))
 }
 
 // enter opens the file without a turn.

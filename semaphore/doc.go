@@ -27,10 +27,11 @@
 // slots; the kernel, or the queue of its process, has the others. It gives the turn away
 // as soon as it has its slot.
 //
-// The bell is inotify(7): the file was closed, by Release or because a process ended.
-// Release unlocks the slot, then closes the file. A child that has inherited the file
-// would keep it open, and the bell silent: so where somebody has a turn, Release opens
-// and closes the file once more.
+// The bell is inotify(7): the last descriptor of an open file was closed, by Release or
+// because a process ended. Release unlocks the slot, then closes the file. A child that
+// has inherited the file keeps it open, and the bell silent: so where Permit.File was
+// called, Release opens the file once more and closes that. (The child of somebody else
+// has it too, between fork and exec, and rings the bell when it closes it.)
 //
 //	race                                        winner
 //	a release, and a look that finds no slot    the release: the watch is set before the last

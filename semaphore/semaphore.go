@@ -52,10 +52,10 @@ func Acquire(ctx context.Context, path string, n int, opts *flockctx.Options) (*
 	}
 	for {
 		p, err := s.acquire(ctx)
-		if err == sys.ErrStale {
-			continue
+		if err != sys.ErrStale {
+			return p, err
 		}
-		return p, err
+		s.name = s.at // the working directory may be another one by now
 	}
 }
 
@@ -130,12 +130,13 @@ const maxSlots = 1 << 30
 type semaphore struct {
 	path string // as the caller gave it
 	at   string // what it meant then: an absolute path
+	name string // one of the two, to open the file by
 	n    int
 	opts flockctx.Options
 }
 
 func newSemaphore(path string, n int, opts *flockctx.Options) (*semaphore, error) {
-	s := &semaphore{path: path, at: path, n: n}
+	s := &semaphore{path: path, at: path, name: path, n: n}
 	if opts != nil {
 		s.opts = *opts
 	}

@@ -164,6 +164,22 @@ func TestFileReplacedUnderAWaiter(t *testing.T) {
 	})
 }
 
+// A relative path means the directory of the call, also where the wait starts again.
+func TestChdirUnderAWaiter(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	mustAcquire(t, "x", 1)
+	ch := acquire(t.Context(), "x", 1, nil)
+	stillWaiting(t, ch)
+	t.Chdir(t.TempDir())
+	must(t, os.Remove(filepath.Join(dir, "x")))
+	permit(t, ch)
+	wantFull(t, filepath.Join(dir, "x"), 1)
+	if _, err := os.Stat("x"); err == nil {
+		t.Error("it has made a file in the new directory")
+	}
+}
+
 // The kernel tells that a dying process closes its file before it drops the lock: here it
 // does so a little later, and nothing tells of that.
 func TestBellBeforeTheSlotIsFree(t *testing.T) {

@@ -456,10 +456,12 @@ func TestHandleOfAnEventIsLockedElsewhere(t *testing.T) {
 	holder := mustLock(t, path, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	locked := make(chan error, 1)
+	shown := make(chan *flockctx.Flock, 1)
 	var once sync.Once
 	o := &flockctx.Options{Tracer: &flockctx.Tracer{
 		Waiting: func(_ context.Context, e flockctx.Event) context.Context {
 			go once.Do(func() {
+				shown <- e.Flock
 				go func() { locked <- e.Flock.Lock(t.Context()) }()
 				eventually(t, "the other goroutine waits", func() bool { return flockctx.HandleWaiters(e.Flock) == 1 })
 				cancel()
@@ -471,4 +473,5 @@ func TestHandleOfAnEventIsLockedElsewhere(t *testing.T) {
 	wantErr(t, err, context.Canceled)
 	must(t, holder.Close())
 	must(t, soon(t, locked, "Lock of the handle of an event"))
+	must(t, (<-shown).Close())
 }

@@ -1,3 +1,14 @@
+# What there is to make.
+.DEFAULT_GOAL := help
+.PHONY: help check
+help:
+	@sed -n 's/^# `\(make[^`]*\)`/\1:/p' Makefile
+
+# `make check` vets and tests the root module in short, with nothing installed.
+check:
+	go vet ./...
+	go test -short . ./internal/...
+
 # `make test` runs all tests and installs what they need.
 .PHONY: test bench
 test:

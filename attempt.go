@@ -96,49 +96,6 @@ func (a *attempt) isDone() bool {
 	}
 }
 
-// onEnd has fn called, in a goroutine of its own, when the context ends. With stop it
-// is not called any more, or has returned.
-func (a *attempt) onEnd(fn func()) (stop func()) {
-	if a.done == nil {
-		return func() {}
-	}
-	ended := make(chan struct{})
-	detach := context.AfterFunc(quiet{a.ctx, a.done}, func() {
-		defer close(ended)
-		fn()
-	})
-	return func() {
-		if !detach() {
-			<-ended
-		}
-	}
-}
-
-// quiet is the context of an attempt as package context may see it: that asks a context
-// which is not its own in a goroutine of its own, where a panic would end the process.
-type quiet struct {
-	ctx  context.Context
-	done <-chan struct{}
-}
-
-func (q quiet) Deadline() (d time.Time, ok bool) { return d, false }
-func (q quiet) Done() <-chan struct{}            { return q.done }
-
-func (q quiet) Err() error {
-	select {
-	case <-q.done:
-		return context.Canceled
-	default:
-		return nil
-	}
-}
-
-// Value lets package context recognize its own contexts, which need no goroutine.
-func (q quiet) Value(key any) any {
-	defer func() { _ = recover() }()
-	return q.ctx.Value(key)
-}
-
 // endError returns an error for the end of the context that matches both its Err and
 // its cause.
 func (a *attempt) endError() error {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/flockctx/flockctx/internal/gate"
 	"github.com/flockctx/flockctx/internal/interrupt"
+	"github.com/flockctx/flockctx/internal/quiet"
 	"github.com/flockctx/flockctx/internal/sys"
 )
 
@@ -228,7 +229,7 @@ func (l *Flock) block(o *outsider, a *attempt, r sys.Request) error {
 	l.q.unlock()
 	err = errLeft
 	if !leave {
-		stop := a.onEnd(call.Fire)
+		stop := quiet.OnEnd(a.ctx, a.done, call.Fire)
 		err = l.desc.Wait(call, r)
 		// No goroutine is left behind. To wait for one that is locked to its thread
 		// takes two switches of threads: so this one is not any more.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/flockctx/flockctx/internal/quiet"
 )
 
 // A trace is how an attempt tells its tracer. The zero value tells nobody. It is part of
@@ -61,7 +63,7 @@ func (a *attempt) tellWait() {
 		}
 	}
 	if t.StillWaiting != nil {
-		ctx, cancel := context.WithCancel(quiet{a.ctx, a.done})
+		ctx, cancel := context.WithCancel(quiet.Context{Of: a.ctx, Channel: a.done})
 		t.ticks = &ticks{
 			hook: t.StillWaiting, ctx: waitContext{ctx, t.ctx}, cancel: cancel,
 			event: e, began: t.began, done: a.done, due: time.Second,

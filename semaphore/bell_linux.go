@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/flockctx/flockctx"
+	"github.com/flockctx/flockctx/internal/quiet"
 	"golang.org/x/sys/unix"
 )
 
@@ -74,7 +75,7 @@ func (s *semaphore) listen(ctx context.Context, done <-chan struct{}, pl *place)
 		var buf [events]byte
 		n, _ = unix.Read(b.fd, buf[:])
 	}
-	b.stop = onEnd(ctx, done, func() { b.file.SetReadDeadline(time.Unix(1, 0)) })
+	b.stop = quiet.OnEnd(ctx, done, func() { b.file.SetReadDeadline(time.Unix(1, 0)) })
 	return b
 }
 

@@ -25,12 +25,28 @@ import (
 
 const nobody = 65534
 
+// needOtherUser skips the test where the process cannot become another user: it is not
+// root, or alone in its user namespace.
+func needOtherUser(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skipf("SKIP: %s: only root can become another user", t.Name())
+	}
+	users, err := os.ReadFile("/proc/self/uid_map")
+	must(t, err)
+	for line := range strings.Lines(string(users)) {
+		var first, outside, count int64
+		if _, err := fmt.Sscan(line, &first, &outside, &count); err == nil && first <= nobody && nobody < first+count {
+			return
+		}
+	}
+	t.Skipf("SKIP: %s: there is no other user in the namespace", t.Name())
+}
+
 // asNobody has cmd, of newCommand, run as another user, or skips the test.
 func asNobody(t *testing.T, cmd *exec.Cmd) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skipf("SKIP: %s: only root can run a command as another user", t.Name())
-	}
+	needOtherUser(t)
 	// The test binary's own directory may be closed to others.
 	cmd.Path = "/proc/self/exe"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
@@ -130,9 +146,7 @@ func lockForWriting(path string) error {
 // A program that gives up its rights while it holds a lock keeps it: that the path cannot
 // be looked at any more is no reason to give it up. And it can be released.
 func TestPrivilegesThatAreDropped(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skipf("SKIP: %s: only root has rights to give up", t.Name())
-	}
+	needOtherUser(t)
 	for _, mechanism := range mechanisms() {
 		path := filepath.Join(publicDir(t, 0o755), "private", "file")
 		must(t, os.Mkdir(filepath.Dir(path), 0o700))

@@ -25,6 +25,7 @@ var (
 	seedFlag    = flag.Uint64("seed", 1, "seed of the faults and operations")
 	secondsFlag = flag.Int("seconds", 20, "how long TestStress runs")
 	roundFlag   = flag.Int("round", -1, "run only this round of TestStress, 20 times")
+	fairFlag    = flag.Bool("fair", false, "have goroutines stand in line in each round of TestStress, where they are killed and stopped")
 	fullFlag    = flag.Bool("full", false, "run the root package's tests on each file system too")
 	controlFlag = flag.Int("control", 8, "how many seconds at most the control may take to show its bugs")
 )

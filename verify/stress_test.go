@@ -53,6 +53,9 @@ func draw(seed uint64, round int) plan {
 			p.Faults = append(p.Faults, f)
 		}
 	}
+	if *fairFlag {
+		p.Mechanisms, p.Fair, p.Faults = []flockctx.Mechanism{flockctx.BSD}, true, []string{"kill", "stop"}
+	}
 	return p
 }
 

@@ -269,7 +269,7 @@ func TestManyWaiters(t *testing.T) {
 	bells, _ := strconv.Atoi(f[1])
 	cpu, _ := time.ParseDuration(f[2])
 	t.Logf("200 waiters: %d threads, %d inotify instances, %v of processor time in 3 s", threads, bells, cpu)
-	if threads > 20 {
+	if threads > 100 { // each that waits would have its own; on a busy machine some begin at once
 		t.Errorf("%d threads", threads)
 	}
 	if bells != 1 {

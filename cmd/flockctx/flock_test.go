@@ -95,7 +95,7 @@ var flockCases = []flockCase{
 	{"a name that is too long", `$F $(printf 'x%.0s' $(seq 300)) true; echo $?`, "", ""},
 	{"a socket", `$H socket s; $F s true; echo $?`, "", ""},
 	{"a device", `$F /dev/null echo x; echo $?`, "", ""},
-	{"a FIFO, opened once", `mkfifo p; (exec 7>p; echo opened; cat <&7 >/dev/null 2>&1) & $F p echo x; echo $?; wait`, "", ""},
+	{"a FIFO, opened once", `mkfifo p; (exec 7>p; echo opened >o; cat <&7 >/dev/null 2>&1) & $F p echo x; echo $?; wait; cat o`, "", ""},
 	{"a descriptor that is not open", `$F 77; echo $?`, "", ""},
 	{"small descriptors that are not open", `for i in 3 4 5 6 7 8 9 10; do eval "exec $i>&-"; $F $i; echo $?; done`, "", ""},
 	{"a negative descriptor", `$F -- -1; echo $?`, "", ""},

@@ -16,6 +16,7 @@ func lockNew(path string, opts *Options, a *attempt) (*Flock, error) {
 	refused := a.ctx.Err() != nil // which may panic, before anything is done
 	l := New(path, opts)
 	a.traced(l, "lock")
+	a.trace.mode = l.opts.Mode
 	if refused || l.opts.invalid != nil {
 		return nil, l.failure("lock", l.opts.Mode, a, l.refusal(refused))
 	}
@@ -63,6 +64,7 @@ func (l *Flock) lock(a *attempt) error {
 		return l.failure("lock", l.Mode(), a, l.refusal(ended))
 	}
 	l.mu.Lock()
+	a.trace.mode = Mode(l.mode)
 	if l.closing || !l.claim() {
 		if err := l.claimSlowly(a); err != nil {
 			return l.failure("lock", l.Mode(), a, err)
@@ -71,8 +73,8 @@ func (l *Flock) lock(a *attempt) error {
 	l.state = locking
 	m := Mode(l.mode)
 	l.mu.Unlock()
-	if a.trace.Tracer != nil {
-		a.trace.inMode(m)
+	if m != a.trace.mode {
+		a.trace.inMode(m) // another goroutine has converted the handle
 	}
 
 	err := l.acquire(a, m)
@@ -222,6 +224,7 @@ func (l *Flock) request(op sys.Op, m Mode) sys.Request {
 // its error, and the hooks may panic.
 func (l *Flock) failure(op string, m Mode, a *attempt, err error) error {
 	a.endWait() // also of LockAll: what it gives back may have a hook panic
+	a.trace.mode = m
 	if a.once {
 		return err
 	}

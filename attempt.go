@@ -65,12 +65,15 @@ var over = func() chan struct{} {
 
 // ask calls fn, which asks the context.
 func (a *attempt) ask(fn func()) {
-	defer func() {
-		if p := recover(); p != nil {
-			a.panicked, a.done = p, over
-		}
-	}()
+	defer a.recovered()
 	fn()
+}
+
+// recovered, deferred, keeps a panic for failure.
+func (a *attempt) recovered() {
+	if p := recover(); p != nil {
+		a.panicked, a.done = p, over
+	}
 }
 
 // ended reports whether the context has ended.

@@ -31,7 +31,7 @@ func (l *Flock) Convert(ctx context.Context, m Mode) error {
 	a := newAttempt(ctx)
 	ended := ctx.Err() != nil
 	a.traced(l, "convert")
-	a.trace.inMode(m)
+	a.trace.mode = m
 	if err := l.convert(&a, m, ended); err != nil {
 		return l.failure("convert", m, &a, err)
 	}
@@ -48,7 +48,7 @@ func (l *Flock) Convert(ctx context.Context, m Mode) error {
 func (l *Flock) TryConvert(m Mode) error {
 	a := newTry()
 	a.traced(l, "convert")
-	a.trace.inMode(m)
+	a.trace.mode = m
 	if err := l.convert(&a, m, false); err != nil {
 		return l.failure("convert", m, &a, err)
 	}

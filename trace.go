@@ -20,17 +20,14 @@ type trace struct {
 	ticks *ticks          // of StillWaiting, nil while it is not to be called
 }
 
-// traced notes whom to tell of a, which wants op of l.
+// traced notes whom to tell of a, which wants op of l. The mode comes later.
 func (a *attempt) traced(l *Flock, op string) {
-	if t := tracerOf(l.opts); t != nil {
-		a.trace = trace{Tracer: t, of: l, op: op, mode: l.Mode(), ctx: a.ctx}
-	} else {
-		a.trace.Tracer = nil
+	if a.trace.Tracer = tracerOf(l.opts); a.trace.Tracer != nil {
+		a.trace.of, a.trace.op, a.trace.ctx, a.trace.began = l, op, a.ctx, 0
 	}
 }
 
-// inMode notes which mode a wants: Convert's, or one to which another goroutine has
-// converted the handle before a had it.
+// inMode notes that a wants mode m now.
 func (t *trace) inMode(m Mode) {
 	t.mode = m
 	if t.ticks != nil {
@@ -76,10 +73,13 @@ func (a *attempt) tellWait() {
 // endWait ends what tellWait began. StillWaiting is not called any more, or has returned;
 // what it panicked with is the attempt's.
 func (a *attempt) endWait() {
-	s := a.trace.ticks
-	if s == nil {
-		return
+	if a.trace.ticks != nil {
+		a.endTicks()
 	}
+}
+
+func (a *attempt) endTicks() {
+	s := a.trace.ticks
 	a.trace.ticks = nil
 	p := s.stop()
 	if a.panicked == nil {
@@ -121,7 +121,8 @@ func (a *attempt) tellAcquired() {
 	hook := t.Acquired
 	t.Tracer = nil
 	if hook != nil {
-		a.ask(func() { hook(t.ctx, t.now()) })
+		defer a.recovered()
+		hook(t.ctx, t.now())
 	}
 }
 

@@ -49,6 +49,7 @@ const (
 	ours      = "flockctx"
 	oursKept  = "flockctx kept"
 	oursPoll  = "flockctx poll"
+	oursFair  = "flockctx fair"
 	oursBare  = "flockctx + flock(2)"
 	bare      = "flock(2) Go"
 	bareC     = "flock(2) C"
@@ -93,6 +94,15 @@ var candidates = []*candidate{
 		shared: true, cancels: true, keeps: true,
 		open: func(path string, shared bool) (handle, error) {
 			return flockctx.New(path, options(shared, flockctx.WaitPoll)), nil
+		},
+	},
+	{
+		name: oursFair, how: "as kept, with Options.Fair",
+		shared: true, cancels: true, keeps: true,
+		open: func(path string, shared bool) (handle, error) {
+			o := options(shared, flockctx.WaitAuto)
+			o.Fair = true
+			return flockctx.New(path, o), nil
 		},
 	},
 	{

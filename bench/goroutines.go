@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 var goroutinesScenario = scenario{
@@ -70,6 +72,7 @@ func goroutinesJob(j *job) (any, error) {
 	for i := range workers {
 		workers[i] = new(worker)
 	}
+	asleep := unix.NsecToTimespec(int64(j.Hold))
 	var released, last atomic.Int64
 	var stop atomic.Bool
 	var failure atomic.Pointer[error]
@@ -124,7 +127,10 @@ func goroutinesJob(j *job) (any, error) {
 				if !stop.Load() {
 					w.grants++
 				}
-				if j.Hold > 0 {
+				switch {
+				case j.Asleep:
+					unix.Nanosleep(&asleep, nil)
+				case j.Hold > 0:
 					for end := t + int64(j.Hold); now() < end; {
 					}
 				}
@@ -185,7 +191,6 @@ func (b *bench) goroutines() error {
 				length *= time.Duration(min(n/128, 4))
 			}
 			kase := fmt.Sprintf("%d goroutines, hold %v", n, hold)
-			waits := make(map[string]*histogram)
 			err := b.rounds(rounds, cands, func(c *candidate) error {
 				if c.threads && n > maxThreads {
 					return nil
@@ -203,17 +208,10 @@ func (b *bench) goroutines() error {
 				b.add("goroutines", kase, c.name, "hand-over p50", "ns", r.HandOver.quantile(0.5))
 				b.add("goroutines", kase, c.name, "to another p50", "ns", r.Switch.quantile(0.5))
 				b.add("goroutines", kase, c.name, "CPU per grant", "ns", float64(r.CPU)/float64(max(r.Grants, 1)))
-				if waits[c.name] == nil {
-					waits[c.name] = &histogram{}
-				}
-				waits[c.name].add(r.Wait)
 				return nil
 			})
 			if err != nil {
 				return err
-			}
-			for _, c := range cands {
-				b.curve("goroutines", kase, c.name, waits[c.name])
 			}
 		}
 	}
@@ -235,7 +233,6 @@ func (b *bench) foreign() error {
 		}
 		for _, hold := range holds {
 			kase := fmt.Sprintf("%d goroutines, hold %v", n, hold)
-			waits := make(map[string]*histogram)
 			err := b.rounds(rounds, cands, func(c *candidate) error {
 				busy := job{Do: "goroutines", Cand: c.name, Path: filepath.Join(b.dir, "foreign"),
 					N: n, Hold: hold, For: length, Start: now() + int64(80*time.Millisecond)}
@@ -262,17 +259,10 @@ func (b *bench) foreign() error {
 				b.add("foreign", kase, c.name, "its longest wait", "ns", float64(o.Wait.Max))
 				b.add("foreign", kase, c.name, "throughput here", "/s", float64(r.Grants)/(float64(r.Elapsed)/1e9))
 				b.add("foreign", kase, c.name, "longest wait here", "ns", float64(r.Wait.Max))
-				if waits[c.name] == nil {
-					waits[c.name] = &histogram{}
-				}
-				waits[c.name].add(o.Wait)
 				return nil
 			})
 			if err != nil {
 				return err
-			}
-			for _, c := range cands {
-				b.curve("foreign", kase, c.name, waits[c.name])
 			}
 		}
 		length = pick(b, 2*time.Second, time.Second, 50*time.Millisecond)

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -106,7 +105,7 @@ func handoverJob(j *job) (any, error) {
 }
 
 func (b *bench) handover() error {
-	rounds, length := pick(b, 10, 4, 1), pick(b, 200*time.Millisecond, 150*time.Millisecond, 30*time.Millisecond)
+	rounds, length := pick(b, 5, 2, 1), pick(b, 700*time.Millisecond, 700*time.Millisecond, 30*time.Millisecond) // more than 1000 hand-overs in the kernel
 	cands := b.wants(oursKept, ours, oursPoll, gofrs1, gofrs10, gofrsBlk, locked, fmutex, fsl, bare, bareStat, bareC)
 	if b.quick && b.only == nil {
 		cands = b.wants(oursKept, ours, gofrs1, gofrs10, fmutex, bare, bareStat, bareC)
@@ -114,39 +113,21 @@ func (b *bench) handover() error {
 	sizes := pick(b, []int{2, 4, 16}, []int{2, 16}, []int{2})
 	for _, n := range sizes {
 		kase := fmt.Sprintf("%d processes", n)
-		all := make(map[string]*histogram)
 		err := b.rounds(rounds, cands, func(c *candidate) error {
 			samples, err := b.handoverOnce(c, n, length)
 			if err != nil {
 				return err
 			}
-			h := histogramOf(samples)
 			b.add("handover", kase, c.name, "p50", "ns", exact(samples, 0.5))
 			b.add("handover", kase, c.name, "p99", "ns", exact(samples, 0.99))
 			b.add("handover", kase, c.name, "max", "ns", exact(samples, 1))
-			if all[c.name] == nil {
-				all[c.name] = &histogram{}
-			}
-			all[c.name].add(h)
 			return nil
 		})
 		if err != nil {
 			return err
 		}
-		for _, c := range cands {
-			b.curve("handover", kase, c.name, all[c.name])
-		}
 	}
 	return nil
-}
-
-// exact returns a quantile of a few samples, 0 where there are none.
-func exact(samples []int64, q float64) float64 {
-	if len(samples) == 0 {
-		return 0
-	}
-	s := slices.Sorted(slices.Values(samples))
-	return float64(s[min(int(q*float64(len(s))), len(s)-1)])
 }
 
 func (b *bench) handoverOnce(c *candidate, n int, length time.Duration) ([]int64, error) {

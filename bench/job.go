@@ -17,19 +17,20 @@ import (
 // A job is what a child process does. It is given in the environment, so that a
 // child's memory and threads are those of the job and of nothing else.
 type job struct {
-	Do    string // a key of jobs
-	Cand  string
-	Path  string
-	Board string // of handover
-	Me    int
-	N     int
-	Files int
-	Hold  time.Duration
-	Pause time.Duration
-	For   time.Duration
-	Start int64 // monotonic time at which processes start together
-	Read  int   // percentage of shared locks
-	Case  string
+	Do     string // a key of jobs
+	Cand   string
+	Path   string
+	Board  string // of handover
+	Me     int
+	N      int
+	Files  int
+	Hold   time.Duration
+	Asleep bool // under the lock, else computing
+	Pause  time.Duration
+	For    time.Duration
+	Start  int64 // monotonic time at which processes start together
+	Read   int   // percentage of shared locks
+	Case   string
 }
 
 const jobVariable = "FLOCKCTX_BENCH_JOB"

@@ -7,8 +7,10 @@ package main
 import (
 	"cmp"
 	_ "embed"
+	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,6 +39,8 @@ var scenarios = []scenario{
 	goroutinesScenario,
 	foreignScenario,
 	readwriteScenario,
+	processesScenario,
+	fairScenario,
 	waitersScenario,
 }
 
@@ -67,25 +71,31 @@ func main() {
 	only := flag.String("only", "", "candidates, separated by commas, besides flockctx; default all")
 	quick := flag.Bool("quick", false, "measure for shorter, and fewer candidates")
 	smoke := flag.Bool("smoke", false, "run everything once, for so short that the figures mean nothing")
-	out := flag.String("out", "", "write README.md and data.json into this `directory`")
-	again := flag.String("rewrite", "", "measure nothing: write README.md in this `directory` anew from its data.json")
+	out := flag.String("out", "", "write the report and data.json into this `directory`")
+	keep := flag.Bool("keep", false, "keep what the report in -out has of other scenarios")
+	again := flag.String("rewrite", "", "measure nothing: write the report in this `directory` anew from its data.json")
+	readme := flag.String("readme", "", "with -out or -rewrite: write the summary into this `file` too")
 	note := flag.String("note", "", "a `remark` for the report, such as what else the machine does")
 	dir := flag.String("dir", "", "lock files below this `directory`; default: a temporary one on a disk")
 	flag.Parse()
 	if *again != "" {
-		if err := rewrite(*again); err != nil {
+		if err := publish(*again, *readme); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
 			os.Exit(1)
 		}
 		return
 	}
-	if err := measure(*pick, *only, *quick || *smoke, *smoke, *dir, *out, *note); err != nil {
+	err := measure(*pick, *only, *quick || *smoke, *smoke, *keep, *dir, *out, *note)
+	if err == nil && *out != "" && *readme != "" {
+		err = publish(*out, *readme)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func measure(pick, only string, quick, smoke bool, dir, out, note string) error {
+func measure(pick, only string, quick, smoke, keep bool, dir, out, note string) error {
 	b := &bench{record: newRecord(), quick: quick, smoke: smoke}
 	if note != "" {
 		b.note("%s", note)
@@ -123,10 +133,19 @@ func measure(pick, only string, quick, smoke bool, dir, out, note string) error 
 		b.Scenarios = append(b.Scenarios, s.name)
 	}
 	b.Finished, b.Load = time.Now(), load()
-	if out != "" {
-		return b.save(out)
+	if out == "" {
+		return b.write(os.Stdout)
 	}
-	return b.write(os.Stdout, false)
+	if keep {
+		old, err := readRecord(out)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err == nil {
+			b.merge(old)
+		}
+	}
+	return b.save(out)
 }
 
 // compile builds the candidate in C, if there is a compiler.

@@ -32,7 +32,6 @@ func (b *bench) readwrite() error {
 			if processes == 1 {
 				kase = fmt.Sprintf("%d:%d, %d goroutines of one process", read, 100-read, n)
 			}
-			waits := make(map[string]*histogram)
 			err := b.rounds(rounds, cands, func(c *candidate) error {
 				r, err := b.together(processes, job{Do: "goroutines", Cand: c.name, Path: filepath.Join(b.dir, "readwrite"),
 					N: n, Hold: hold, Read: read, For: length})
@@ -45,17 +44,10 @@ func (b *bench) readwrite() error {
 				b.add("readwrite", kase, c.name, "longest wait to read", "ns", float64(r.Read.Max))
 				b.add("readwrite", kase, c.name, "write wait p50", "ns", r.Write.quantile(0.5))
 				b.add("readwrite", kase, c.name, "longest wait to write", "ns", float64(r.Write.Max))
-				if waits[c.name] == nil {
-					waits[c.name] = &histogram{}
-				}
-				waits[c.name].add(r.Write)
 				return nil
 			})
 			if err != nil {
 				return err
-			}
-			for _, c := range cands {
-				b.curve("readwrite", kase, c.name, waits[c.name])
 			}
 		}
 	}
@@ -63,11 +55,17 @@ func (b *bench) readwrite() error {
 }
 
 // together runs the same goroutines in several processes at the same time, and adds up.
-func (b *bench) together(processes int, j job) (sum goroutinesResult, err error) {
-	j.Start = now() + int64(50*time.Millisecond)*int64(1+processes)/2
+func (b *bench) together(processes int, j job) (goroutinesResult, error) {
+	return b.atOnce(repeat(processes, j))
+}
+
+// atOnce runs jobs that begin at the same time, and adds up.
+func (b *bench) atOnce(jobs []job) (sum goroutinesResult, err error) {
+	start := now() + int64(50*time.Millisecond)*int64(1+len(jobs))/2
 	var children []*child
-	for range processes {
-		c, err := startJob(j)
+	for _, j := range jobs {
+		j.Start = start
+		c, err := b.startJob(j)
 		if err != nil {
 			return sum, err
 		}
@@ -86,4 +84,12 @@ func (b *bench) together(processes int, j job) (sum goroutinesResult, err error)
 		sum.Write.add(r.Write)
 	}
 	return sum, nil
+}
+
+// startJob starts a job, that of the candidate in C too.
+func (b *bench) startJob(j job) (*child, error) {
+	if j.Cand == bareC {
+		return b.startLoop(j)
+	}
+	return startJob(j)
 }

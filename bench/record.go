@@ -4,7 +4,6 @@ package main
 
 import (
 	"fmt"
-	"math"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -15,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A record is what a run measured. Its JSON is what the plots are drawn from.
+// A record is what a run measured. Its JSON is what the report is made of.
 type record struct {
 	Started, Finished time.Time
 	Machine           []string
@@ -23,8 +22,6 @@ type record struct {
 	Notes             []string
 	Scenarios         []string
 	Cells             []*cell
-	Quantiles         []float64 // of every curve
-	Curves            []curve
 }
 
 // A cell is one figure of one candidate, once per round. The rounds of all candidates
@@ -34,23 +31,8 @@ type cell struct {
 	Rounds                             []float64
 }
 
-// A curve is a distribution over all rounds: the values at the record's quantiles.
-type curve struct {
-	Scenario, Case, Cand string
-	N                    int64
-	Values               []float64
-}
-
-// curveQuantiles are dense at the end, which is at issue.
-var curveQuantiles = func() (q []float64) {
-	for i := range 6 * 12 {
-		q = append(q, 1-math.Pow(10, -float64(i)/12))
-	}
-	return append(q, 1)
-}()
-
 func newRecord() *record {
-	return &record{Started: time.Now(), Machine: machine(), Quantiles: curveQuantiles}
+	return &record{Started: time.Now(), Machine: machine()}
 }
 
 func (r *record) note(format string, args ...any) {
@@ -82,17 +64,6 @@ func digits(v float64, n int) float64 {
 		return v
 	}
 	return r
-}
-
-func (r *record) curve(scenario, kase, cand string, h *histogram) {
-	if h == nil || h.N == 0 {
-		return
-	}
-	c := curve{Scenario: scenario, Case: kase, Cand: cand, N: h.N}
-	for _, q := range curveQuantiles {
-		c.Values = append(c.Values, digits(h.quantile(q), 3))
-	}
-	r.Curves = append(r.Curves, c)
 }
 
 // machine describes where the run was made.

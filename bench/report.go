@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -14,11 +15,72 @@ import (
 	"strings"
 )
 
-// write writes the report in Markdown, with links to the pictures that plot draws.
-func (r *record) write(w io.Writer, pictures bool) error {
+// report returns the files of the report: one page in short, and one for each scenario.
+func (r *record) report() map[string][]byte {
+	files := make(map[string][]byte)
+	page := func(name string, write func(io.Writer)) {
+		var b bytes.Buffer
+		write(&b)
+		files[name] = b.Bytes()
+	}
+	page("README.md", r.writeIndex)
+	page("targets.md", r.writeTargets)
+	for _, s := range r.measured() {
+		page(s.name+".md", func(w io.Writer) { r.writeScenario(w, s, true) })
+		if svg := r.picture(s.name); svg != nil {
+			files[s.name+".svg"] = svg
+		}
+	}
+	return files
+}
+
+// measured returns the scenarios that the record has.
+func (r *record) measured() (list []scenario) {
+	for _, s := range scenarios {
+		if slices.Contains(r.Scenarios, s.name) {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+// write writes the scenarios as one text.
+func (r *record) write(w io.Writer) error {
 	out := bufio.NewWriter(w)
-	fmt.Fprintf(out, "# flockctx beside its peers\n\n")
-	fmt.Fprintf(out, "Measured on %s, in %.0f minutes:\n\n", r.Started.UTC().Format("2 January 2006, 15:04 UTC"), r.Finished.Sub(r.Started).Minutes())
+	fmt.Fprintf(out, "%s\n", howToRead)
+	for _, s := range r.measured() {
+		r.writeScenario(out, s, false)
+	}
+	return out.Flush()
+}
+
+const howToRead = "Figures are medians over all rounds. After each stands how many times better flockctx is: " +
+	"of times and costs the candidate's divided by flockctx's, of throughput and grants flockctx's divided by the candidate's. " +
+	"**Above 1 flockctx is better.** It is the median of the ratios within each round; in brackets the least and the greatest."
+
+func (r *record) writeIndex(out io.Writer) {
+	fmt.Fprintf(out, "# flockctx beside its peers\n\n%s\n", r.writeSummary())
+	met, missed := 0, 0
+	for _, t := range r.verdicts() {
+		if t.met {
+			met++
+		} else {
+			missed++
+		}
+	}
+	if met+missed > 0 {
+		fmt.Fprintf(out, "\n**Targets:** %d of %d reached; which, and by how much the others are missed, is in [targets](targets.md).\n", met, met+missed)
+	}
+	fmt.Fprint(out, "\n## Scenarios\n\nEach with all its figures, their spread, and where a peer is better:\n\n")
+	for _, s := range r.measured() {
+		fmt.Fprintf(out, "- [%s](%s.md)\n", s.title, s.name)
+	}
+	for _, name := range []string{"goroutines", "handover", "waiters"} {
+		if r.picture(name) != nil {
+			fmt.Fprintf(out, "\n![%s](%s.svg)\n", pictures[name].title, name)
+		}
+	}
+	fmt.Fprintf(out, "\n## The run\n\nMeasured from %s to %s UTC, on:\n\n", r.Started.UTC().Format("2 January 2006, 15:04"), r.Finished.UTC().Format("15:04"))
 	for _, line := range r.Machine {
 		fmt.Fprintf(out, "- %s\n", line)
 	}
@@ -26,34 +88,38 @@ func (r *record) write(w io.Writer, pictures bool) error {
 	for _, line := range r.Notes {
 		fmt.Fprintf(out, "- %s\n", line)
 	}
-	fmt.Fprintf(out, "\nEach cell has the median over all rounds and flockctx's value divided by the candidate's (in a way of use that keeps the file open: that of flockctx kept): "+
-		"the median of the ratios within each round and, in brackets, the least and the greatest of them. **Bold** where flockctx is worse by more than 5 %%.\n")
-	r.writeSummary(out)
-	r.writeTargets(out)
-	for _, name := range r.Scenarios {
-		i := slices.IndexFunc(scenarios, func(s scenario) bool { return s.name == name })
-		s := scenarios[i]
-		fmt.Fprintf(out, "\n## %s\n\n%s\n", s.title, s.about)
-		if pictures {
-			names := []string{name}
-			if name == "goroutines" {
-				names = append(names, "waits")
-			}
-			for _, n := range names {
-				fmt.Fprintf(out, "\n![%s](%s.svg)\n", s.title, n)
-			}
+	fmt.Fprint(out, "\nEvery figure of every round is in [data.json](data.json).\n")
+}
+
+func (r *record) writeScenario(out io.Writer, s scenario, own bool) {
+	mark := "##"
+	if own {
+		mark = "#"
+	}
+	fmt.Fprintf(out, "\n%s %s\n\n%s\n", mark, s.title, s.about)
+	if own {
+		fmt.Fprintf(out, "\n%s **Bold** where it is worse by more than 5 %%. "+
+			"Who keeps the file open is compared with flockctx kept, the others with flockctx by path. "+
+			"A dash: cannot be had, or too few samples for that percentile (ten have to lie beyond it).\n", howToRead)
+		if r.picture(s.name) != nil {
+			fmt.Fprintf(out, "\n![%s](%s.svg)\n", pictures[s.name].title, s.name)
 		}
-		r.writeLosses(out, name)
-		r.writeGrowths(out, name)
-		for _, kase := range r.cases(name) {
-			r.writeTable(out, name, kase)
-		}
+	}
+	r.writeLosses(out, s.name)
+	r.writeGrowths(out, s.name)
+	for _, kase := range r.cases(s.name) {
+		r.writeTable(out, s.name, kase, mark+"#")
+	}
+	if !own {
+		return
 	}
 	fmt.Fprintf(out, "\n## Candidates\n\n| name | what it does |\n|---|---|\n")
 	for _, c := range candidates {
-		fmt.Fprintf(out, "| %s | %s |\n", c.name, c.how)
+		if slices.ContainsFunc(r.Cells, func(x *cell) bool { return x.Scenario == s.name && x.Cand == c.name }) {
+			fmt.Fprintf(out, "| %s | %s |\n", c.name, c.how)
+		}
 	}
-	return out.Flush()
+	fmt.Fprint(out, "\nThe machine and the time of the run are in [the summary](README.md).\n")
 }
 
 func (r *record) cases(scenario string) (names []string) {
@@ -67,9 +133,17 @@ func (r *record) cases(scenario string) (names []string) {
 
 // better says which metrics are better when greater.
 var better = map[string]bool{"throughput": true, "throughput here": true, "grants to the other in 2 s": true,
-	"read throughput": true, "write throughput": true}
+	"read throughput": true, "write throughput": true, "writer's throughput": true}
 
-func (r *record) writeTable(out io.Writer, scenario, kase string) {
+// times returns how many times better than c ref is.
+func times(ref, c *cell) ratio {
+	if better[c.Metric] {
+		return ratioOf(ref.Rounds, c.Rounds)
+	}
+	return ratioOf(c.Rounds, ref.Rounds)
+}
+
+func (r *record) writeTable(out io.Writer, scenario, kase, mark string) {
 	var cands, metrics []string
 	for _, c := range r.Cells {
 		if c.Scenario == scenario && c.Case == kase {
@@ -81,7 +155,7 @@ func (r *record) writeTable(out io.Writer, scenario, kase string) {
 			}
 		}
 	}
-	fmt.Fprintf(out, "\n### %s\n\n| |", kase)
+	fmt.Fprintf(out, "\n%s %s\n\n| |", mark, kase)
 	for _, m := range metrics {
 		fmt.Fprintf(out, " %s |", m)
 	}
@@ -96,7 +170,9 @@ func (r *record) writeTable(out io.Writer, scenario, kase string) {
 			}
 			text := format(median(c.Rounds), c.Unit)
 			if ref := r.reference(c); ref != nil {
-				text += " · " + ratioOf(ref.Rounds, c.Rounds).markdown(better[m])
+				if q := times(ref, c); !math.IsNaN(q.mid) {
+					text += " · " + q.markdown()
+				}
 			}
 			fmt.Fprintf(out, " %s |", text)
 		}
@@ -107,10 +183,13 @@ func (r *record) writeTable(out io.Writer, scenario, kase string) {
 // reference returns the cell of flockctx that c is compared with, or nil. Like with like:
 // who keeps the file open is compared with who does.
 func (r *record) reference(c *cell) *cell {
-	byPath, kept := r.find(c.Scenario, c.Case, ours, c.Metric), r.find(c.Scenario, c.Case, oursKept, c.Metric)
+	byPath, kept, fair := r.find(c.Scenario, c.Case, ours, c.Metric), r.find(c.Scenario, c.Case, oursKept, c.Metric), r.find(c.Scenario, c.Case, oursFair, c.Metric)
 	ref := byPath
 	if byPath == nil || kept != nil && find(c.Cand).keeps && c.Cand != oursKept {
 		ref = kept
+	}
+	if fair != nil {
+		ref = fair
 	}
 	if ref == c {
 		return nil
@@ -135,13 +214,13 @@ func (r *record) writeLosses(out io.Writer, scenario string) {
 		if ref == nil {
 			continue
 		}
-		q := ratioOf(ref.Rounds, c.Rounds).mid
-		if better[c.Metric] {
-			q = 1 / q
+		q := times(ref, c).mid
+		if math.IsNaN(q) {
+			continue
 		}
 		key := [2]string{c.Metric, c.Cand}
 		of[key]++
-		if !(q > 1.05) || math.IsInf(q, 0) {
+		if q >= 0.95 {
 			continue
 		}
 		if !slices.Contains(metrics, c.Metric) {
@@ -159,7 +238,7 @@ func (r *record) writeLosses(out io.Writer, scenario string) {
 		fmt.Fprintf(out, "\nNo candidate is better here than flockctx by more than 5 %%.\n")
 		return
 	}
-	fmt.Fprintf(out, "\nBetter here than flockctx by more than 5 %%, and how many times:\n\n")
+	fmt.Fprintf(out, "\nWho is better here than flockctx by more than 5 %%:\n\n")
 	for _, m := range metrics {
 		var items []string
 		for _, c := range candidates {
@@ -178,132 +257,82 @@ func (r *record) writeLosses(out io.Writer, scenario string) {
 	}
 }
 
-// save writes the report and its data into dir.
-func (b *bench) save(dir string) error {
-	data, err := json.Marshal(b.record)
+// save writes the data and the report into dir.
+func (r *record) save(dir string) error {
+	data, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
 	if err := os.WriteFile(filepath.Join(dir, "data.json"), append(data, '\n'), 0o644); err != nil {
 		return err
 	}
-	return b.saveReport(dir)
-}
-
-// A target is what flockctx wants to reach, as a ratio within one run where that is
-// possible.
-type target struct {
-	text           string
-	scenario, kase string
-	cand, metric   string
-	other          string // "": limit is absolute
-	limit          float64
-	atLeast        bool
-}
-
-func (r *record) targets() []target {
-	path, kept := r.uncontendedCases()
-	const us, ms = 1e3, 1e6
-	t := []target{
-		{text: "Lock and Close by path / gofrs TryLockContext and Unlock", scenario: "uncontended", kase: path, cand: ours, metric: "lock and release", other: gofrs10, limit: 0.95},
-		{text: "Lock and Close by path / the same and the path compared after the grant", scenario: "uncontended", kase: path, cand: ours, metric: "lock and release", other: gofrsStat, limit: 0.95},
-		{text: "Lock and Close by path / open, flock, close", scenario: "uncontended", kase: path, cand: ours, metric: "lock and release", other: bare, limit: 1.8},
-		{text: "Lock and Close by path / the six system calls of a verified lock", scenario: "uncontended", kase: path, cand: ours, metric: "lock and release", other: bareStat, limit: 1.1},
-		{text: "Lock and Unlock on a kept handle / gofrs", scenario: "uncontended", kase: kept, cand: oursKept, metric: "lock and release", other: gofrs10, limit: 0.45},
-		{text: "Lock and Unlock on a kept handle / two flock calls and a stat", scenario: "uncontended", kase: kept, cand: oursKept, metric: "lock and release", other: bareStat, limit: 1.15},
-	}
-	for _, n := range []string{"2", "4", "16"} {
-		t = append(t,
-			target{text: "hand-over between " + n + " processes / flock(2), p50", scenario: "handover", kase: n + " processes", cand: oursKept, metric: "p50", other: bare, limit: 1.15},
-			target{text: "hand-over between " + n + " processes / flock(2), p99", scenario: "handover", kase: n + " processes", cand: oursKept, metric: "p99", other: bare, limit: 1.5})
-	}
-	t = append(t,
-		target{text: "hand-over within the process, 16 goroutines, p50", scenario: "goroutines", kase: "16 goroutines, hold 0s", cand: oursKept, metric: "hand-over p50", limit: 2 * us},
-		target{text: "cancel to return, in the kernel, p50", scenario: "cancel", kase: "another process holds it", cand: oursKept, metric: "p50", limit: 150 * us},
-		target{text: "cancel to return, in the kernel, p99", scenario: "cancel", kase: "another process holds it", cand: oursKept, metric: "p99", limit: 1 * ms},
-		target{text: "cancel to return, parked, p50", scenario: "cancel", kase: "parked", cand: oursKept, metric: "p50", limit: 150 * us},
-		target{text: "cancel to return, parked, p99", scenario: "cancel", kase: "parked", cand: oursKept, metric: "p99", limit: 1 * ms},
-		target{text: "cancel to return, polling, p50", scenario: "cancel", kase: "another process holds it", cand: oursPoll, metric: "p50", limit: 150 * us},
-		target{text: "cancel to return, polling, p99", scenario: "cancel", kase: "another process holds it", cand: oursPoll, metric: "p99", limit: 1 * ms})
-	for _, hold := range []string{"0s", "100µs"} {
-		kase := "256 goroutines, hold " + hold
-		t = append(t,
-			target{text: kase + ": throughput / gofrs polling every 10 ms", scenario: "goroutines", kase: kase, cand: ours, metric: "throughput", other: gofrs10, limit: 0.95, atLeast: true},
-			target{text: kase + ": longest wait / gofrs polling every 10 ms", scenario: "goroutines", kase: kase, cand: ours, metric: "longest wait", other: gofrs10, limit: 0.33})
-	}
-	for _, hold := range []string{"0s", "100µs"} {
-		kase := "64 goroutines, hold " + hold
-		t = append(t,
-			target{text: "another process beside " + kase + ": grants in 2 s", scenario: "foreign", kase: kase, cand: ours, metric: "grants to the other in 2 s", limit: 200, atLeast: true},
-			target{text: "another process beside " + kase + ": longest wait", scenario: "foreign", kase: kase, cand: ours, metric: "its longest wait", limit: 100 * ms})
-	}
-	many, most, one := "3000 waiters on 3000 files", "10000 waiters on 10000 files", "100 waiters on one file"
-	return append(t,
-		target{text: many + ": threads", scenario: "waiters", kase: many, cand: ours, metric: "threads", limit: 200},
-		target{text: many + ": CPU", scenario: "waiters", kase: many, cand: ours, metric: "CPU", limit: 5},
-		target{text: many + ": memory each", scenario: "waiters", kase: many, cand: ours, metric: "memory each", limit: 8192},
-		target{text: many + ": all cancelled", scenario: "waiters", kase: many, cand: ours, metric: "all cancelled", limit: 500 * ms},
-		target{text: most + ": CPU", scenario: "waiters", kase: most, cand: ours, metric: "CPU", limit: 2},
-		target{text: most + ": memory each", scenario: "waiters", kase: most, cand: ours, metric: "memory each", limit: 4096},
-		target{text: one + ": CPU (10 ms in 3 s)", scenario: "waiters", kase: one, cand: ours, metric: "CPU", limit: 1.0 / 3},
-		target{text: one + ": threads", scenario: "waiters", kase: one, cand: ours, metric: "threads", limit: 20})
-}
-
-func (r *record) writeTargets(out io.Writer) {
-	head := false
-	for _, t := range r.targets() {
-		c := r.find(t.scenario, t.kase, t.cand, t.metric)
-		if c == nil {
-			continue
-		}
-		var got ratio
-		unit := ""
-		if t.other == "" {
-			got = ratio{median(c.Rounds), slices.Min(c.Rounds), slices.Max(c.Rounds)}
-			unit = c.Unit
-		} else {
-			o := r.find(t.scenario, t.kase, t.other, t.metric)
-			if o == nil {
-				continue
-			}
-			got = ratioOf(c.Rounds, o.Rounds)
-		}
-		if !head {
-			head = true
-			fmt.Fprintf(out, "\n## Targets\n\n| | target | measured: median (least–greatest round) | |\n|---|--:|--:|---|\n")
-		}
-		sign, met := "≤", got.mid <= t.limit
-		if t.atLeast {
-			sign, met = "≥", got.mid >= t.limit
-		}
-		verdict := "reached"
-		if !met {
-			verdict = "**missed**"
-		}
-		fmt.Fprintf(out, "| %s | %s %s | %s (%s–%s) | %s |\n", t.text, sign, format(t.limit, unit),
-			format(got.mid, unit), format(got.min, unit), format(got.max, unit), verdict)
-	}
+	return r.saveReport(dir)
 }
 
 // saveReport writes the report into dir.
 func (r *record) saveReport(dir string) error {
-	f, err := os.Create(filepath.Join(dir, "README.md"))
-	if err != nil {
-		return err
+	for name, text := range r.report() {
+		if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
+			return err
+		}
 	}
-	defer f.Close()
-	return r.write(f, true)
+	return nil
 }
 
-// rewrite writes the report in dir anew from the data there.
-func rewrite(dir string) error {
+// load reads the data in dir.
+func readRecord(dir string) (*record, error) {
 	text, err := os.ReadFile(filepath.Join(dir, "data.json"))
+	if err != nil {
+		return nil, err
+	}
+	r := new(record)
+	return r, json.Unmarshal(text, r)
+}
+
+// merge takes from old the scenarios that r has not.
+func (r *record) merge(old *record) {
+	for _, s := range old.measured() {
+		if slices.Contains(r.Scenarios, s.name) {
+			continue
+		}
+		r.Scenarios = append(r.Scenarios, s.name)
+		for _, c := range old.Cells {
+			if c.Scenario == s.name {
+				r.Cells = append(r.Cells, c)
+			}
+		}
+	}
+	r.Started = old.Started
+}
+
+// The table of the summary stands in the project's README between these lines.
+const summaryBegin, summaryEnd = "<!-- bench: written by make bench -->\n", "<!-- bench ends -->"
+
+// withSummary returns text with the summary in its place.
+func (r *record) withSummary(text []byte) ([]byte, error) {
+	before, rest, ok := bytes.Cut(text, []byte(summaryBegin))
+	_, after, ok2 := bytes.Cut(rest, []byte(summaryEnd))
+	if !ok || !ok2 {
+		return nil, fmt.Errorf("there is no place for the summary: %q", summaryBegin)
+	}
+	return slices.Concat(before, []byte(summaryBegin), []byte(r.summaryTable()), []byte(summaryEnd), after), nil
+}
+
+// publish writes the report of the data in dir anew, and its summary into the README.
+func publish(dir, readme string) error {
+	r, err := readRecord(dir)
 	if err != nil {
 		return err
 	}
-	r := new(record)
-	if err := json.Unmarshal(text, r); err != nil {
+	if err := r.saveReport(dir); err != nil || readme == "" {
 		return err
 	}
-	return r.saveReport(dir)
+	text, err := os.ReadFile(readme)
+	if err != nil {
+		return err
+	}
+	if text, err = r.withSummary(text); err != nil {
+		return fmt.Errorf("%s: %w", readme, err)
+	}
+	return os.WriteFile(readme, text, 0o644)
 }

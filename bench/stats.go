@@ -68,35 +68,65 @@ func (h *histogram) add(o histogram) {
 	h.Max = max(h.Max, o.Max)
 }
 
-// quantile returns the value that a share of q of all stay under, 0 where there is none.
+// unknown is a figure for which there were too few samples. It is in the data as it is.
+const unknown = -1
+
+// bears reports whether n samples tell a quantile: whether at least ten lie beyond it.
+func bears(n int64, q float64) bool { return float64(n)*(1-q) >= 10-1e-6 }
+
+// known returns the figures of v that are.
+func known(v []float64) (r []float64) {
+	for _, x := range v {
+		if x != unknown {
+			r = append(r, x)
+		}
+	}
+	return r
+}
+
+// exact returns the least of the samples that a share of q of all do not exceed; for
+// q = 1 the greatest, 0 where there are none.
+func exact(samples []int64, q float64) float64 {
+	if len(samples) == 0 && q == 1 {
+		return 0
+	}
+	if q < 1 && !bears(int64(len(samples)), q) {
+		return unknown
+	}
+	s := slices.Sorted(slices.Values(samples))
+	return float64(s[rank(q, int64(len(s)))-1])
+}
+
+// rank returns which of n sorted samples is their quantile q, counted from 1.
+func rank(q float64, n int64) int64 {
+	return min(max(int64(math.Ceil(q*float64(n)-1e-9)), 1), n)
+}
+
+// quantile returns the value that a share of q of all do not exceed.
 func (h *histogram) quantile(q float64) float64 {
 	if q >= 1 {
 		return float64(h.Max)
+	}
+	if !bears(h.N, q) {
+		return unknown
 	}
 	keys := make([]int, 0, len(h.Counts))
 	for b := range h.Counts {
 		keys = append(keys, b)
 	}
 	slices.Sort(keys)
-	rank, seen := int64(math.Ceil(q*float64(h.N))), int64(0)
+	seen := int64(0)
 	for _, b := range keys {
-		if seen += h.Counts[b]; seen >= max(rank, 1) {
+		if seen += h.Counts[b]; seen >= rank(q, h.N) {
 			return min(middle(b), float64(h.Max))
 		}
 	}
 	return 0
 }
 
-func histogramOf(samples []int64) (h histogram) {
-	var t tally
-	for _, s := range samples {
-		t.add(s)
-	}
-	h.addTally(&t)
-	return h
-}
-
+// median returns that of the known figures, NaN where there is none.
 func median(v []float64) float64 {
+	v = known(v)
 	if len(v) == 0 {
 		return math.NaN()
 	}
@@ -110,12 +140,12 @@ func median(v []float64) float64 {
 // A ratio is that of two candidates, round by round.
 type ratio struct{ mid, min, max float64 }
 
-// ratioOf returns a/b, whose rounds are paired. Rounds in which b has no value do not
+// ratioOf returns a/b, whose rounds are paired. Rounds in which one has no value do not
 // count.
 func ratioOf(a, b []float64) ratio {
 	var r []float64
 	for i := range min(len(a), len(b)) {
-		if b[i] > 0 && !math.IsNaN(a[i]) {
+		if b[i] > 0 && a[i] != unknown {
 			r = append(r, a[i]/b[i])
 		}
 	}
@@ -126,13 +156,14 @@ func ratioOf(a, b []float64) ratio {
 	return ratio{median(r), slices.Min(r), slices.Max(r)}
 }
 
-// markdown prints r, bold where the first of the two is worse by more than 5 %.
-func (r ratio) markdown(greaterIsBetter bool) string {
+// markdown prints r, which says how many times better flockctx is, bold where it is worse
+// by more than 5 %.
+func (r ratio) markdown() string {
 	if math.IsNaN(r.mid) {
 		return "–"
 	}
 	mid := short(r.mid)
-	if greaterIsBetter && r.mid < 0.95 || !greaterIsBetter && r.mid > 1.05 {
+	if r.mid < 0.95 {
 		mid = "**" + mid + "**"
 	}
 	if short(r.min) == short(r.max) {

@@ -4,7 +4,6 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"math"
 	"strings"
 )
@@ -15,51 +14,60 @@ type headline struct {
 	ours                         string // flockctx in which way of use
 }
 
-// writeSummary writes the table that the project's README quotes.
-func (r *record) writeSummary(out io.Writer) {
+// writeSummary returns the summary and how it is to be read.
+func (r *record) writeSummary() string {
+	table := r.summaryTable()
+	if table == "" {
+		return howToRead
+	}
+	return "## In short\n\nMedians, and in brackets **how many times better flockctx is: above 1 flockctx is better, below 1 the other one.** " +
+		"It is the median of the ratios within each round. The longest waits are within runs of 1.5 s and 2 s. A dash: it cannot be cancelled.\n\n" + table
+}
+
+// summaryTable returns the table that the project's README has too.
+func (r *record) summaryTable() string {
+	var out strings.Builder
 	path, kept := r.uncontendedCases()
 	rows := []headline{
 		{"lock and release by path", "uncontended", path, "lock and release", ours},
 		{"lock and release, file kept open", "uncontended", kept, "lock and release", oursKept},
-		{"2 processes: from release to the next grant, p50", "handover", "2 processes", "p50", oursKept},
-		{"2 processes: from release to the next grant, p99", "handover", "2 processes", "p99", oursKept},
-		{"16 processes: from release to the next grant, p50", "handover", "16 processes", "p50", oursKept},
-		{"from cancel to return, p50", "cancel", "another process holds it", "p50", oursKept},
+		{"2 processes: from release to the next grant", "handover", "2 processes", "p50", oursKept},
+		{"16 processes: from release to the next grant", "handover", "16 processes", "p50", oursKept},
+		{"4 processes that lock for 5 µs again and again: throughput", "processes", "4 processes, section 5µs", "throughput", oursKept},
+		{"the same: longest wait", "processes", "4 processes, section 5µs", "longest wait", oursKept},
+		{"from cancel to return", "cancel", "another process holds it", "p50", oursKept},
 		{"256 goroutines, 100 µs each: throughput", "goroutines", "256 goroutines, hold 100µs", "throughput", ours},
-		{"256 goroutines, 100 µs each: longest wait", "goroutines", "256 goroutines, hold 100µs", "longest wait", ours},
-		{"another process beside 64 goroutines, 100 µs each: its grants in 2 s", "foreign", "64 goroutines, hold 100µs", "grants to the other in 2 s", ours},
+		{"the same: longest wait", "goroutines", "256 goroutines, hold 100µs", "longest wait", ours},
 		{"another process beside 64 goroutines, 100 µs each: its longest wait", "foreign", "64 goroutines, hold 100µs", "its longest wait", ours},
-		{"1000 waiters on 1000 files: CPU", "waiters", "1000 waiters on 1000 files", "CPU", ours},
-		{"1000 waiters on 1000 files: threads", "waiters", "1000 waiters on 1000 files", "threads", ours},
+		{"1000 waiters on 1000 files: CPU, of a core", "waiters", "1000 waiters on 1000 files", "CPU", ours},
+		{"the same: threads", "waiters", "1000 waiters on 1000 files", "threads", ours},
 	}
-	columns := []string{gofrs10, locked, fmutex, fsl, bare}
-	head := false
+	columns := []string{gofrs1, gofrs10, locked, bare}
+	names := []string{"gofrs/flock, every 1 ms", "gofrs/flock, every 10 ms", "Go's lockedfile", "flock(2) from Go"}
 	for _, h := range rows {
 		o := r.find(h.scenario, h.kase, h.ours, h.metric)
 		if o == nil {
 			continue
 		}
-		if !head {
-			head = true
-			fmt.Fprintf(out, "\n## In short\n\nIn brackets: as a multiple of flockctx's, the median of the ratios within each round. "+
-				"The longest waits are within runs of 1.5 s and 2 s. A dash: cannot be cancelled.\n\n")
-			fmt.Fprintf(out, "| | flockctx | %s |\n|---|--:|%s\n", strings.Join(columns, " | "), strings.Repeat("--:|", len(columns)))
+		if out.Len() == 0 {
+			fmt.Fprintf(&out, "| | flockctx | %s |\n|---|--:|%s\n", strings.Join(names, " | "), strings.Repeat("--:|", len(columns)))
 		}
-		fmt.Fprintf(out, "| %s | %s |", h.text, format(median(o.Rounds), o.Unit))
+		fmt.Fprintf(&out, "| %s | %s |", h.text, format(median(o.Rounds), o.Unit))
 		for _, cand := range columns {
 			c := r.find(h.scenario, h.kase, cand, h.metric)
 			if c == nil {
-				fmt.Fprint(out, " – |")
+				fmt.Fprint(&out, " – |")
 				continue
 			}
 			text := format(median(c.Rounds), c.Unit)
-			if q := ratioOf(c.Rounds, o.Rounds).mid; !math.IsNaN(q) {
+			if q := times(o, c).mid; !math.IsNaN(q) {
 				text += " (" + short(q) + ")"
 			}
-			fmt.Fprintf(out, " %s |", text)
+			fmt.Fprintf(&out, " %s |", text)
 		}
-		fmt.Fprintln(out)
+		fmt.Fprintln(&out)
 	}
+	return out.String()
 }
 
 // uncontendedCases returns the names of the first cases of that scenario: those on a disk.

@@ -5,6 +5,8 @@
  *                               (capital: shared; s: kept, with a stat), and
  *                               answers with the nanoseconds it took
  *   bare handover PATH SHM ME HOLD    a worker as in handover.go
+ *   bare loop PATH START FOR SECTION  locks again and again, computing under the
+ *                                     lock, as goroutinesJob does with one goroutine
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -16,6 +18,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -126,12 +129,43 @@ static int handover(const char *path, const char *shm, uint32_t me, long hold)
 	return 0;
 }
 
+static int64_t cpu(void)
+{
+	struct rusage u;
+	getrusage(RUSAGE_SELF, &u);
+	return (u.ru_utime.tv_sec + u.ru_stime.tv_sec) * 1000000000LL + (u.ru_utime.tv_usec + u.ru_stime.tv_usec) * 1000LL;
+}
+
+static int loop(const char *path, int64_t start, int64_t length, int64_t section)
+{
+	int fd = open_file(path);
+	struct timespec at = {start / 1000000000, start % 1000000000};
+	clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, NULL);
+	int64_t used = cpu(), begin = now(), longest = 0, grants = 0, t;
+	do {
+		int64_t before = now();
+		lock(fd, LOCK_EX);
+		t = now();
+		if (t - before > longest)
+			longest = t - before;
+		while (now() < t + section)
+			;
+		grants++;
+		lock(fd, LOCK_UN);
+	} while (now() < begin + length);
+	printf("{\"Grants\":%lld,\"Elapsed\":%lld,\"CPU\":%lld,\"Wait\":{\"N\":%lld,\"Max\":%lld}}\n", (long long)grants,
+	       (long long)(now() - begin), (long long)(cpu() - used), (long long)grants, (long long)longest);
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	if (argc == 3 && strcmp(argv[1], "time") == 0)
 		return time_calls(argv[2]);
 	if (argc == 6 && strcmp(argv[1], "handover") == 0)
 		return handover(argv[2], argv[3], atoi(argv[4]), atol(argv[5]));
+	if (argc == 6 && strcmp(argv[1], "loop") == 0)
+		return loop(argv[2], atoll(argv[3]), atoll(argv[4]), atoll(argv[5]));
 	fprintf(stderr, "usage: see the top of bare.c\n");
 	return 2;
 }

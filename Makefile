@@ -41,3 +41,8 @@ environments:
 .PHONY: lint
 lint:
 	@scripts/lint
+
+# `make apidiff` says what the API has gained or lost since the last release.
+.PHONY: apidiff
+apidiff:
+	@scripts/apidiff

@@ -12,13 +12,15 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/flockctx/flockctx/internal/leased"
 )
 
 // A database is where connections come from.
 type database interface {
 	acquire(ctx context.Context) (connection, error)
 
-	// dial returns a new connection for notices, or errDeaf.
+	// dial returns a new connection for notices, or leased.ErrDeaf.
 	dial(ctx context.Context) (*pgx.Conn, error)
 }
 
@@ -27,9 +29,6 @@ type connection interface {
 	row(ctx context.Context, sql string, args []any, dest ...any) error
 	release()
 }
-
-// errDeaf says that no notices can be had.
-var errDeaf = errors.New("no notices")
 
 type pgxDatabase struct{ pool *pgxpool.Pool }
 type pgxConnection struct{ *pgxpool.Conn }
@@ -82,7 +81,7 @@ func (d sqlDatabase) dial(ctx context.Context) (*pgx.Conn, error) {
 	case err != nil:
 		return nil, err
 	case config == nil:
-		return nil, errDeaf
+		return nil, leased.ErrDeaf
 	}
 	config.OnNotification = nil // that connection's
 	return pgx.ConnectConfig(ctx, config)

@@ -22,26 +22,15 @@
 package postgres
 
 import (
-	"context"
-	"crypto/rand"
+	"cmp"
 	"database/sql"
 	"errors"
-	"fmt"
-	"io/fs"
-	"os"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/flockctx/flockctx/internal/lease"
+	"github.com/flockctx/flockctx/internal/leased"
 	"github.com/flockctx/flockctx/locker"
-	"github.com/flockctx/flockctx/locker/postgres/internal/line"
-)
-
-const (
-	defaultTTL = 15 * time.Second
-	minTTL     = time.Second
 )
 
 // Options says how to lock by rows. A nil *Options and the zero value are the defaults.
@@ -80,97 +69,13 @@ func NewSQL(db *sql.DB, opts *Options) locker.Locker {
 	return newEngine(sqlDatabase{db}, opts)
 }
 
-func newEngine(db database, opts *Options) *engine {
-	e := &engine{
-		db: db, ttl: defaultTTL, owner: rand.Text(), pid: os.Getpid(), lines: line.New(),
-		held: map[string]*held{}, waiting: map[string]*claim{},
+func newEngine(db database, opts *Options) *leased.Engine {
+	o := leased.Options{Name: "postgres"}
+	if opts != nil {
+		o.TTL = opts.TTL
 	}
-	e.host, _ = os.Hostname()
-	if opts != nil && opts.TTL != 0 {
-		e.ttl = opts.TTL
+	if db == nil {
+		o.Invalid = errors.New("no database")
 	}
-	switch {
-	case db == nil:
-		e.invalid = errors.New("no database")
-	case e.ttl < minTTL:
-		e.invalid = fmt.Errorf("a TTL of %v, the smallest is %v", e.ttl, minTTL)
-	}
-	return e
-}
-
-// engine implements locker.Locker, locker.Inspector and io.Closer. It has a timer while
-// locks are held (renew.go), a goroutine while others are waited for (listen.go), and
-// one for each statement whose caller may leave before the answer.
-type engine struct {
-	db      database
-	ttl     time.Duration
-	owner   string // the name of this Locker in the rows
-	host    string
-	pid     int
-	invalid error       // what is wrong with the options
-	lines   *line.Lines // of the goroutines that wait
-
-	mu      sync.Mutex        // guards the fields below
-	waiting map[string]*claim // on the server, by ID
-	held    map[string]*held  // by ID
-	renewal *time.Timer       // nil while nothing is held
-	swept   time.Time         // when this Locker last removed what nobody wants
-	ears    ears
-}
-
-var (
-	_ locker.Inspector           = (*engine)(nil)
-	_ interface{ Close() error } = (*engine)(nil)
-)
-
-func (e *engine) Traits() locker.Traits {
-	return locker.Traits{CanLose: true, Cleanup: e.ttl + time.Second, Shared: true, FIFO: true, Fenced: true, Deadlocks: true}
-}
-
-func (e *engine) Lock(ctx context.Context, name string, m locker.Mode) (locker.Held, error) {
-	return e.lock(ctx, name, m, false)
-}
-
-func (e *engine) TryLock(ctx context.Context, name string, m locker.Mode) (locker.Held, error) {
-	return e.lock(ctx, name, m, true)
-}
-
-func (e *engine) lock(ctx context.Context, name string, m locker.Mode, try bool) (locker.Held, error) {
-	call, err := lease.Begin(ctx, "postgres", name, m)
-	switch {
-	case err != nil:
-		return nil, err
-	case e.invalid != nil:
-		return nil, call.Failed(e.invalid)
-	case e.lines.Closed():
-		return nil, call.Failed(fs.ErrClosed)
-	}
-	c := e.newClaim(ctx, call, try)
-	h, err := c.acquire(ctx)
-	switch {
-	case ctx.Err() != nil:
-		if h != nil {
-			go h.Unlock(context.WithoutCancel(ctx))
-		}
-		return nil, call.Ended(ctx, c.why)
-	case err == errBusy:
-		return nil, call.Busy()
-	case err != nil:
-		return nil, call.Failed(err)
-	}
-	return h, nil
-}
-
-// errBusy: a TryLock found the lock taken. It does not leave the package.
-var errBusy = errors.New("busy")
-
-// Close ends the waits, with fs.ErrClosed, and the connection for notices. Locks that
-// are held are renewed until their Unlock. The pool stays open.
-func (e *engine) Close() error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.lines.Close() {
-		e.ears.cover()
-	}
-	return nil
+	return leased.New(rows{db, max(cmp.Or(o.TTL, leased.DefaultTTL)/3, 2*time.Second)}, o)
 }

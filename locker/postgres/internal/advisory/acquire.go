@@ -12,9 +12,9 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/flockctx/flockctx/internal/lease"
+	"github.com/flockctx/flockctx/internal/line"
 	"github.com/flockctx/flockctx/internal/lineage"
 	"github.com/flockctx/flockctx/locker"
-	"github.com/flockctx/flockctx/locker/postgres/internal/line"
 )
 
 const (

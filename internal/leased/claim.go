@@ -1,20 +1,18 @@
-package postgres
+package leased
 
 import (
 	"context"
 	"crypto/rand"
-	"database/sql/driver"
 	"errors"
 	"fmt"
 	"io/fs"
 	mrand "math/rand/v2"
-	"strings"
 	"time"
 
 	"github.com/flockctx/flockctx/internal/lease"
+	"github.com/flockctx/flockctx/internal/line"
 	"github.com/flockctx/flockctx/internal/lineage"
 	"github.com/flockctx/flockctx/locker"
-	"github.com/flockctx/flockctx/locker/postgres/internal/line"
 )
 
 // Pauses after an error that may pass: the first, and the longest that they grow to.
@@ -41,7 +39,7 @@ const (
 // under another lock does not stand in line: its wait could be part of a deadlock, so it
 // must be seen in the rows.
 type claim struct {
-	engine *engine
+	engine *Engine
 	call   *lease.Call
 	try    bool
 	id     string
@@ -55,14 +53,16 @@ type claim struct {
 	placed time.Time       // when a server first answered; guarded by the engine's mu
 }
 
-func (e *engine) newClaim(ctx context.Context, call *lease.Call, try bool) *claim {
+func (e *Engine) newClaim(ctx context.Context, call *lease.Call, try bool) *claim {
 	c := &claim{
 		engine: e, call: call, try: try, id: rand.Text(), note: locker.Note(ctx),
 		outer: lineage.From(ctx), began: time.Now(), wake: make(chan struct{}, 1),
 	}
-	for l := c.outer; l != nil; l = l.Outer() {
-		if h, ok := l.(*held); ok && h.Err() == nil {
-			c.under = append(c.under, h.id)
+	if e.circles != nil {
+		for l := c.outer; l != nil; l = l.Outer() {
+			if h, ok := l.(*held); ok && h.Err() == nil {
+				c.under = append(c.under, h.id)
+			}
 		}
 	}
 	return c
@@ -98,14 +98,14 @@ func (c *claim) acquire(ctx context.Context) (h *held, err error) {
 	pause := minPause
 	circle := time.Now().Add(deadlockAfter + mrand.N(deadlockAfter/4))
 	for {
-		var a answer
+		var a Answer
 		var sent lease.Instant
 		a, sent, err = c.ask(limit)
 		c.answered(ctx, l, err)
 		switch {
-		case err == nil && a.granted:
+		case err == nil && a.Granted:
 			if time.Duration(lease.Now()-sent) < e.ttl/2 {
-				return c.hold(ctx, a.token, sent), nil
+				return c.hold(ctx, a.Token, sent), nil
 			}
 			pause = 0 // an answer that took long proves little
 		case err == nil && c.try:
@@ -113,7 +113,7 @@ func (c *claim) acquire(ctx context.Context) (h *held, err error) {
 		case err == nil:
 			limit = ctx
 			e.listen()
-			pause = c.pause(a.look)
+			pause = c.pause(a.Look)
 			if len(c.under) > 0 {
 				if left := time.Until(circle); left > 0 {
 					pause = min(pause, left+time.Millisecond)
@@ -122,10 +122,10 @@ func (c *claim) acquire(ctx context.Context) (h *held, err error) {
 				}
 			}
 		case limit.Err() != nil:
-		case transient(err):
+		case e.server.Transient(err):
 			pause = min(2*max(pause, minPause/2), maxPause)
 		default:
-			return nil, explain(err)
+			return nil, err
 		}
 		select {
 		case <-c.wake:
@@ -183,25 +183,13 @@ func (c *claim) pause(look time.Duration) time.Duration {
 	return max(d, minLook)
 }
 
-// waited is how long a wait has lasted when the statement is sent, in microseconds.
-type waited time.Time
-
-func (w waited) Value() (driver.Value, error) { return time.Since(time.Time(w)).Microseconds(), nil }
-
-// An answer is what the server says of a claim.
-type answer struct {
-	granted bool
-	token   uint64
-	look    time.Duration // until the first of those ahead expires
-}
-
 // ask sends the claim to the server. Once it is sent nothing stops it: if ctx ends first,
 // ask returns, and flight is closed when the answer has come.
-func (c *claim) ask(ctx context.Context) (answer, lease.Instant, error) {
+func (c *claim) ask(ctx context.Context) (Answer, lease.Instant, error) {
 	type reply struct {
-		token, look *int64
-		sent        lease.Instant
-		err         error
+		Answer
+		sent lease.Instant
+		err  error
 	}
 	replies, flight := make(chan reply, 1), make(chan struct{})
 	c.flight = flight
@@ -209,36 +197,28 @@ func (c *claim) ask(ctx context.Context) (answer, lease.Instant, error) {
 		defer close(flight)
 		var r reply
 		e := c.engine
-		r.sent, r.err = e.run(ctx, "call flockctx.claim($1::text, $2::bytea, $3::text, $4::boolean, $5::boolean, $6::bigint, $7::bigint, $8::text::text[], $9::text, $10::integer, $11::text, null, null)",
-			[]any{c.id, []byte(c.call.Name), e.owner, c.call.Mode == locker.Shared, c.try, e.ttl.Milliseconds(), waited(c.began),
-				"{" + strings.Join(c.under, ",") + "}", e.host, e.pid, c.note}, &r.token, &r.look)
+		r.Answer, r.sent, r.err = e.server.Claim(ctx, &Claim{
+			ID: c.id, Name: c.call.Name, Owner: e.Owner, Shared: c.call.Mode == locker.Shared, Try: c.try, TTL: e.ttl,
+			Began: c.began, Under: c.under, Host: e.host, PID: e.pid, Note: c.note,
+		})
 		replies <- r
 	}()
-	var r reply
 	select {
-	case r = <-replies:
+	case r := <-replies:
+		return r.Answer, r.sent, r.err
 	case <-ctx.Done():
-		return answer{}, 0, ctx.Err()
+		return Answer{}, 0, ctx.Err()
 	}
-	var a answer
-	if r.token != nil {
-		a.granted, a.token = true, uint64(*r.token)
-	}
-	if r.look != nil {
-		a.look = time.Duration(*r.look) * time.Millisecond
-	}
-	return a, r.sent, r.err
 }
 
 // findCircle gives up the claim, with an error, if it waits for itself.
 func (c *claim) findCircle(ctx context.Context) error {
-	var circle bool
-	_, err := c.engine.run(ctx, "call flockctx.deadlock($1::text, null)", []any{c.id}, &circle)
+	circle, err := c.engine.circles.Circle(ctx, c.id)
 	switch {
 	case circle:
 		return fmt.Errorf("%w: it waits for a lock under which it was called", locker.ErrDeadlock)
-	case err != nil && !transient(err) && ctx.Err() == nil:
-		return explain(err)
+	case err != nil && !c.engine.server.Transient(err) && ctx.Err() == nil:
+		return err
 	}
 	return nil // else the next look may tell
 }
@@ -263,11 +243,11 @@ func (c *claim) remove() (found, repeated bool, err error) {
 	defer cancel()
 	for pause := minPause; ; pause = min(2*pause, maxPause) {
 		var sent lease.Instant
-		sent, err = c.engine.run(ctx, "call flockctx.release($1::text, $2::bytea, null)", []any{c.id, []byte(c.call.Name)}, &found)
-		if err == nil || !transient(err) {
+		found, sent, err = c.engine.server.Release(ctx, c.id, c.call.Name)
+		if err == nil || !c.engine.server.Transient(err) {
 			return found, repeated, err
 		}
-		repeated = repeated || sent != 0 && !refused(err)
+		repeated = repeated || sent != 0 && !c.engine.server.Refused(err)
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():

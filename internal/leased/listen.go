@@ -1,15 +1,12 @@
-package postgres
+package leased
 
 import (
 	"context"
 	"errors"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 )
 
-// ears are a connection on which the server tells that a claim need not wait any more.
-// Nothing depends on them.
+// ears hear the server tell that a claim need not wait any more. Nothing depends on them.
 type ears struct {
 	stop context.CancelFunc // ends the goroutine; nil: there is none
 	rest *time.Timer        // calls stop a TTL after the last wait; nil: somebody waits
@@ -18,14 +15,14 @@ type ears struct {
 }
 
 // hears reports whether notices come.
-func (e *engine) hears() bool {
+func (e *Engine) hears() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.ears.open
 }
 
 // listen sees to it that notices come, if they can, while somebody waits.
-func (e *engine) listen() {
+func (e *Engine) listen() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.ears.rest != nil {
@@ -41,7 +38,7 @@ func (e *engine) listen() {
 }
 
 // restLocked lets the connection go a TTL after the last wait.
-func (r *ears) restLocked(e *engine) {
+func (r *ears) restLocked(e *Engine) {
 	if len(e.waiting) > 0 || r.stop == nil || r.rest != nil {
 		return
 	}
@@ -66,7 +63,7 @@ func (r *ears) cover() {
 }
 
 // hear is the goroutine.
-func (e *engine) hear(ctx context.Context) {
+func (e *Engine) hear(ctx context.Context) {
 	for {
 		err := e.subscribe(ctx)
 		e.mu.Lock()
@@ -75,7 +72,7 @@ func (e *engine) hear(ctx context.Context) {
 			return
 		}
 		e.ears.open = false
-		if errors.Is(err, errDeaf) {
+		if errors.Is(err, ErrDeaf) {
 			e.ears.deaf = true
 			e.ears.cover()
 			e.mu.Unlock()
@@ -90,60 +87,24 @@ func (e *engine) hear(ctx context.Context) {
 	}
 }
 
-// subscribe passes on notices until the connection or ctx ends.
-func (e *engine) subscribe(ctx context.Context) error {
-	conn, err := e.connect(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		cctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		conn.Close(cctx)
-	}()
-	e.mu.Lock()
-	if ctx.Err() == nil {
-		e.ears.open = true
-	}
-	for _, c := range e.waiting {
-		c.poke() // a notice may have been missed
-	}
-	e.mu.Unlock()
-	for {
-		n, err := conn.WaitForNotification(ctx)
-		if err != nil {
-			return err
-		}
+// subscribe passes on notices until the subscription or ctx ends.
+func (e *Engine) subscribe(ctx context.Context) error {
+	return e.server.Hear(ctx, e.Owner, func() {
 		e.mu.Lock()
-		if c := e.waiting[n.Payload]; c != nil {
+		defer e.mu.Unlock()
+		if ctx.Err() == nil {
+			e.ears.open = true
+		}
+		for _, c := range e.waiting {
+			c.poke() // a notice may have been missed
+		}
+	}, func(id string) {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if c := e.waiting[id]; c != nil {
 			c.poke()
 		}
-		e.mu.Unlock()
-	}
-}
-
-// connect returns a connection that listens. A pooler is no place for that: notices go
-// to whichever client is served by then, and its next owner would have to take them.
-func (e *engine) connect(ctx context.Context) (*pgx.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, max(e.ttl/3, 2*time.Second))
-	defer cancel()
-	conn, err := e.db.dial(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var pid uint32
-	err = conn.QueryRow(ctx, "select pg_backend_pid()", pgx.QueryExecModeSimpleProtocol).Scan(&pid)
-	if err == nil && pid != conn.PgConn().PID() {
-		err = errDeaf
-	}
-	if err == nil {
-		_, err = conn.Exec(ctx, `listen "flockctx_`+e.owner+`"`)
-	}
-	if err != nil {
-		conn.Close(ctx)
-		return nil, err
-	}
-	return conn, nil
+	})
 }
 
 // poke has the claim look again.

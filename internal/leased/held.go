@@ -1,4 +1,4 @@
-package postgres
+package leased
 
 import (
 	"context"
@@ -39,19 +39,15 @@ func (h *held) Token() (locker.Token, bool) {
 	if h.token == 0 {
 		return locker.Token{}, false
 	}
-	return locker.Token{Epoch: epoch, N: h.token}, true
+	return locker.Token{Epoch: h.engine.name, N: h.token}, true
 }
-
-// epoch is that of all tokens: they rise with the server's clock where the counter is
-// lost, so there is no other life of the data in which they could be lower.
-const epoch = "postgres"
 
 func (h *held) Unlock(ctx context.Context) error {
 	return h.freed.Once(ctx, func() error { return h.release(ctx) }, h.unsure)
 }
 
 func (h *held) unsure(err error) error {
-	return fmt.Errorf("postgres: unlock %q: %w: %w", h.call.Name, locker.ErrUnsure, err)
+	return fmt.Errorf("%s: unlock %q: %w: %w", h.engine.name, h.call.Name, locker.ErrUnsure, err)
 }
 
 // release may return before the server has answered, and goes on all the same.
@@ -70,7 +66,7 @@ func (h *held) release(ctx context.Context) error {
 		found, repeated, err := h.remove()
 		switch {
 		case err != nil:
-			err = h.unsure(explain(err))
+			err = h.unsure(err)
 		case found || repeated && lease.Now() < until:
 			// Nobody else may remove it before its time is up, so the try
 			// without an answer did.

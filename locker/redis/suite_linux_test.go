@@ -25,10 +25,16 @@ const ttl = 5 * time.Second
 
 // A Spec is the path of a socket.
 func TestMain(m *testing.M) {
+	goredis.SetLogger(silent{}) // servers that go are the tests' business
 	lockertest.Main(m, func(socket string) (locker.Locker, error) {
 		return redis.New(goredis.NewClient(clientOptions(socket)), &redis.Options{TTL: ttl}), nil
 	})
 }
+
+// silent is a logger.
+type silent struct{}
+
+func (silent) Printf(context.Context, string, ...any) {}
 
 // long returns the greater number where LOCKER_LONG is set.
 func long(short, long int) int {

@@ -1,0 +1,438 @@
+package redis_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/flockctx/flockctx/locker"
+	"github.com/flockctx/flockctx/locker/redis"
+)
+
+func ended(t testing.TB, h locker.Held, within time.Duration) {
+	t.Helper()
+	began := time.Now()
+	select {
+	case <-h.Context().Done():
+		if cause := context.Cause(h.Context()); !errors.Is(cause, locker.ErrLost) {
+			t.Errorf("it ended with %v", cause)
+		}
+		t.Logf("noticed after %v", time.Since(began))
+	case <-time.After(within):
+		t.Fatalf("the holder did not notice within %v", within)
+	}
+}
+
+// What a server has forgotten may be held: nothing is granted for a TTL after it was
+// restarted without its data, or emptied, by a command or by eviction. The holder, whom it
+// answers, notices with the next renewal.
+func TestLostMemory(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		lose func(t *testing.T, s *server)
+	}{
+		{"FLUSHALL", func(t *testing.T, s *server) { s.do("FLUSHALL") }},
+		{"SCRIPT FLUSH and FLUSHDB", func(t *testing.T, s *server) { s.do("SCRIPT", "FLUSH"); s.do("FLUSHDB", "ASYNC") }},
+		{"restart", func(t *testing.T, s *server) { s.restart() }},
+		{"eviction", func(t *testing.T, s *server) {
+			s.do("CONFIG", "SET", "maxmemory-policy", "allkeys-random", "maxmemory", "1")
+			for s.do("EXISTS", "flockctx") == int64(1) {
+				func() {
+					c := goredis.NewClient(clientOptions(s.socket()))
+					defer c.Close()
+					c.Set(context.Background(), "filler", "x", 0) // it is refused when nothing is left to evict
+				}()
+			}
+			s.do("CONFIG", "SET", "maxmemory", "0")
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			s := start(t)
+			loud(t, s)
+			l := open(t, s.client(""))
+			h := lock(t, l, "lost")
+			c.lose(t, s)
+			other := open(t, s.client(""))
+			busy(t, other, "lost")
+			began := time.Now()
+			ended(t, h, patience)
+			if h.Context().Err() == nil {
+				t.Error("the context has not ended")
+			}
+			next := lock(t, other, "lost")
+			if quiet := time.Since(began); quiet < ttl-ttl/10-time.Second {
+				t.Errorf("granted %v after the loss, within the TTL of %v", quiet, ttl)
+			}
+			a, _ := h.Token()
+			b, _ := next.Token()
+			if b.N <= a.N {
+				t.Errorf("token %v after %v", b, a)
+			}
+			if err := h.Unlock(within(t, patience)); !errors.Is(err, locker.ErrLost) {
+				t.Errorf("Unlock of what was lost: %v", err)
+			}
+			unlock(t, next)
+		})
+	}
+}
+
+// A server that has its data again still does not know of what it has lost with the last
+// moments before its end. Who holds what is there goes on.
+func TestRestartWithData(t *testing.T) {
+	t.Parallel()
+	s := start(t, "--appendonly", "yes", "--appendfsync", "always")
+	loud(t, s)
+	l := open(t, s.client(""))
+	h := lock(t, l, "kept")
+	free := open(t, s.client(""))
+	s.restart()
+	busy(t, free, "never locked")
+	began := time.Now()
+	unlock(t, lock(t, free, "never locked"))
+	t.Logf("quiet for %v", time.Since(began))
+	if time.Since(began) < ttl/2 {
+		t.Errorf("granted %v after the restart", time.Since(began))
+	}
+	busy(t, free, "kept")
+	unlock(t, h)
+	unlock(t, lock(t, free, "kept"))
+}
+
+// restarts of a server, with and without its data, while workers lock: by the contexts never
+// two at once. With quiet turned off, which a test can do by hand, there are.
+func TestRestarts(t *testing.T) {
+	for _, append := range []string{"no", "always"} {
+		for _, control := range []bool{false, true} {
+			if control && append == "always" {
+				continue // there is nothing to forget
+			}
+			name := "appendonly " + append
+			if control {
+				name += ", control"
+			}
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				var options []string
+				if append == "always" {
+					options = []string{"--appendonly", "yes", "--appendfsync", "always"}
+				}
+				s := start(t, options...)
+				loud(t, s)
+				overlaps, n := 0, long(2, 60)
+				for i := range n {
+					a, b := open(t, s.client("")), open(t, s.client(""))
+					name := "restart " + strconv.Itoa(i)
+					h := lock(t, a, name)
+					s.restart()
+					if control {
+						// As if the server were the one of before, for ever.
+						run := ""
+						for _, line := range strings.Split(s.do("INFO", "server").(string), "\r\n") {
+							if v, ok := strings.CutPrefix(line, "run_id:"); ok {
+								run = v
+							}
+						}
+						s.do("HSET", "flockctx", "run", run, "since", "1", "ttl", "1")
+					}
+					if append == "always" {
+						// The holder keeps it, and the next one does not get it.
+						unlock(t, lock(t, b, "quiet "+strconv.Itoa(i)))
+						if early, err := b.TryLock(within(t, patience), name, locker.Exclusive); err == nil {
+							if h.Context().Err() == nil {
+								overlaps++
+							}
+							early.Unlock(within(t, patience))
+						}
+						if err := h.Unlock(within(t, patience)); err != nil {
+							t.Errorf("what was on disk is lost: %v", err)
+						}
+					}
+					next := lock(t, b, name)
+					if h.Context().Err() == nil {
+						overlaps++
+					}
+					h.Unlock(within(t, patience))
+					if err := next.Unlock(within(t, patience)); err != nil && !errors.Is(err, locker.ErrLost) {
+						t.Error(err)
+					}
+				}
+				t.Logf("%d restarts, %d overlaps", n, overlaps)
+				if control && overlaps == 0 {
+					t.Error("no overlap: the test is blind")
+				}
+				if !control && overlaps > 0 {
+					t.Errorf("%d overlaps", overlaps)
+				}
+			})
+		}
+	}
+}
+
+// A replica that is promoted is another server: it grants nothing for a TTL, however much
+// of the data it has. The lock that it has is kept by its holder, who comes to it.
+func TestPromotion(t *testing.T) {
+	t.Parallel()
+	overlaps, n := 0, long(2, 20)
+	for range n {
+		func() {
+			primary := start(t)
+			loud(t, primary)
+			replica := start(t, "--replicaof", primary.addr.IP.String()+" "+strconv.Itoa(primary.addr.Port))
+			for !strings.Contains(replica.do("INFO", "replication").(string), "master_link_status:up") {
+				time.Sleep(10 * time.Millisecond)
+			}
+			a := open(t, primary.client(""))
+			h := lock(t, a, "promoted")
+			primary.kill()
+			replica.do("REPLICAOF", "NO", "ONE")
+			b := open(t, replica.client(""))
+			busy(t, b, "promoted")
+			busy(t, b, "another")
+			next := lock(t, b, "promoted")
+			if h.Context().Err() == nil {
+				overlaps++
+			}
+			x, _ := h.Token()
+			y, _ := next.Token()
+			if y.N <= x.N {
+				t.Errorf("token %v after %v", y, x)
+			}
+			unlock(t, next)
+			replica.kill()
+		}()
+	}
+	t.Logf("%d promotions, %d overlaps", n, overlaps)
+	if overlaps > 0 {
+		t.Errorf("%d overlaps", overlaps)
+	}
+}
+
+// The user needs the rights that the documentation names, and none that a managed service
+// keeps for itself. Without those for channels, waiters look by themselves.
+func TestRights(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	rights := []any{"-@all", "+eval", "+evalsha", "+time", "+info", "+hget", "+hmget", "+hset", "+hdel", "+hscan", "+hello", "~locks"}
+	s.do(append([]any{"ACL", "SETUSER", "app", "on", ">secret"}, append(rights, "+publish", "+subscribe", "+unsubscribe", "+ping", "&locks:*")...)...)
+	s.do(append([]any{"ACL", "SETUSER", "deaf", "on", ">secret", "resetchannels"}, rights...)...)
+	s.do("ACL", "SETUSER", "none", "on", ">secret", "-@all", "+eval", "+evalsha", "~locks")
+	connect := func(user string) locker.Locker {
+		o := clientOptions(s.socket())
+		o.Username, o.Password = user, "secret"
+		c := goredis.NewClient(o)
+		t.Cleanup(func() { c.Close() })
+		l := redis.New(c, &redis.Options{TTL: ttl, Key: "locks"})
+		t.Cleanup(func() { l.(interface{ Close() error }).Close() })
+		return l
+	}
+	for _, user := range []string{"app", "deaf"} {
+		a, b := connect(user), connect(user)
+		h := lock(t, a, "rights")
+		got := make(chan locker.Held, 1)
+		go func() { got <- lock(t, b, "rights") }()
+		for n := 0; n < 2; time.Sleep(10 * time.Millisecond) {
+			all, err := a.(locker.Inspector).Holders(within(t, patience), "rights")
+			if err != nil {
+				t.Fatal(err)
+			}
+			n = len(all)
+		}
+		time.Sleep(100 * time.Millisecond)
+		unlock(t, h)
+		began := time.Now()
+		unlock(t, <-got)
+		t.Logf("%s: the next one had it after %v", user, time.Since(began))
+	}
+	if _, err := connect("none").Lock(within(t, patience), "x", locker.Exclusive); err == nil || !strings.Contains(err.Error(), "needs EVAL") || errors.Is(err, locker.ErrUnavailable) {
+		t.Errorf("without rights: %v", err)
+	}
+	o := clientOptions(s.socket())
+	o.Username, o.Password = "app", "wrong"
+	c := goredis.NewClient(o)
+	defer c.Close()
+	if _, err := redis.New(c, nil).Lock(within(t, patience), "x", locker.Exclusive); err == nil || !strings.Contains(err.Error(), "credentials") {
+		t.Errorf("with a wrong password: %v", err)
+	}
+}
+
+// In a cluster, the key says which shard has the locks.
+func TestCluster(t *testing.T) {
+	t.Parallel()
+	options := []string{"--cluster-enabled", "yes", "--cluster-node-timeout", "5000"}
+	a, b := start(t, options...), start(t, options...)
+	a.do("CLUSTER", "ADDSLOTSRANGE", 0, 8191)
+	b.do("CLUSTER", "ADDSLOTSRANGE", 8192, 16383)
+	a.do("CLUSTER", "MEET", b.addr.IP.String(), b.addr.Port)
+	for _, s := range []*server{a, b} {
+		for !strings.Contains(s.do("CLUSTER", "INFO").(string), "cluster_state:ok") || !strings.Contains(s.do("CLUSTER", "INFO").(string), "cluster_known_nodes:2") {
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+	cluster := func() goredis.UniversalClient {
+		c := goredis.NewClusterClient(&goredis.ClusterOptions{Addrs: []string{a.addr.String()}, ReadTimeout: ttl / 3})
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	used := map[bool]bool{}
+	for i := range 4 {
+		opts := &redis.Options{TTL: time.Second, Key: fmt.Sprintf("locks-%d", i)}
+		one, two := redis.New(cluster(), opts), redis.New(cluster(), opts)
+		h := lock(t, one, "cluster")
+		got := make(chan locker.Held, 1)
+		go func() { got <- lock(t, two, "cluster") }()
+		time.Sleep(50 * time.Millisecond)
+		unlock(t, h)
+		unlock(t, <-got)
+		for _, l := range []locker.Locker{one, two} {
+			l.(interface{ Close() error }).Close()
+		}
+		used[a.has(opts.Key)] = true
+	}
+	if len(used) != 2 {
+		t.Error("all keys are on one shard")
+	}
+}
+
+// has reports whether the server has the key itself.
+func (s *server) has(key string) bool {
+	c := goredis.NewClient(clientOptions(s.socket()))
+	defer c.Close()
+	n, err := c.Exists(context.Background(), key).Result()
+	return err == nil && n == 1
+}
+
+// A waiter costs the server a look every third of a TTL, and no connection.
+func TestWaitersAtRest(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	loud(t, s)
+	holder := open(t, s.client(""))
+	h := lock(t, holder, "rest")
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	const processes, each = 5, 40
+	for range processes {
+		l := open(t, s.client(""))
+		for range each {
+			go func() {
+				_, err := l.Lock(ctx, "rest", locker.Exclusive)
+				done <- err
+			}()
+		}
+	}
+	for {
+		all, err := holder.(locker.Inspector).Holders(within(t, patience), "rest")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(all) == 1+processes {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	time.Sleep(ttl / 3)
+	count := func() int {
+		for _, line := range strings.Split(s.do("INFO", "stats").(string), "\r\n") {
+			if v, ok := strings.CutPrefix(line, "total_commands_processed:"); ok {
+				n, _ := strconv.Atoi(v)
+				return n
+			}
+		}
+		return 0
+	}
+	before := count()
+	time.Sleep(ttl)
+	// 3 looks of each Locker, 7 renewals, 15 commands or so in each script.
+	n := count() - before
+	t.Logf("%d waiters of %d Lockers: %d commands in %v, those in scripts included", processes*each, processes, n, ttl)
+	if n > 1000 {
+		t.Errorf("%d commands in %v", n, ttl)
+	}
+	cancel()
+	for range processes * each {
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	}
+	unlock(t, h)
+}
+
+// Who holds, who waits, and what they have to say.
+func TestHolders(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	loud(t, s)
+	a, b := open(t, s.client("")), open(t, s.client(""))
+	const note = "a note, with \"all\" of\nit = %20 ✓"
+	began := time.Now().Add(-time.Second)
+	h, err := a.Lock(locker.WithNote(within(t, patience), note), "who", locker.Shared)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan locker.Held)
+	go func() { done <- lock(t, b, "who") }()
+	var all []locker.Holder
+	for len(all) < 2 {
+		if all, err = a.(locker.Inspector).Holders(within(t, patience), "who"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	host, _ := os.Hostname()
+	if x := all[0]; x.Waiting || x.Mode != locker.Shared || x.Note != note || x.Host != host || x.PID != os.Getpid() || x.Since.Before(began) {
+		t.Errorf("the holder: %+v", x)
+	}
+	if x := all[1]; !x.Waiting || x.Mode != locker.Exclusive || x.Note != "" || x.PID != os.Getpid() {
+		t.Errorf("the waiter: %+v", x)
+	}
+	unlock(t, h)
+	next := <-done
+	all, err = a.(locker.Inspector).Holders(within(t, patience), "who")
+	if token, _ := next.Token(); err != nil || len(all) != 1 || all[0].Token != token {
+		t.Errorf("%+v, %v, want token %v", all, err, token)
+	}
+	unlock(t, next)
+	if lines := s.lines(); len(lines) > 0 {
+		t.Errorf("left: %q", lines)
+	}
+}
+
+// Bad input and servers that cannot serve have clear errors.
+func TestBadInput(t *testing.T) {
+	t.Parallel()
+	ctx := within(t, patience)
+	if _, err := redis.New(nil, nil).Lock(ctx, "x", locker.Exclusive); err == nil || !strings.Contains(err.Error(), "no client") {
+		t.Errorf("nil client: %v", err)
+	}
+	s := start(t)
+	if _, err := redis.New(s.client(""), &redis.Options{TTL: time.Millisecond}).Lock(ctx, "x", locker.Exclusive); err == nil || !strings.Contains(err.Error(), "TTL") {
+		t.Errorf("short TTL: %v", err)
+	}
+	s.do("SET", "flockctx", "something else")
+	if _, err := redis.New(s.client(""), nil).Lock(ctx, "x", locker.Exclusive); err == nil || !strings.Contains(err.Error(), "something else than the locks") {
+		t.Errorf("a key of another type: %v", err)
+	}
+	nowhere := goredis.NewClient(clientOptions(filepath.Join(t.TempDir(), "none")))
+	defer nowhere.Close()
+	short, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+	defer cancel()
+	if _, err := redis.New(nowhere, nil).Lock(short, "x", locker.Exclusive); !errors.Is(err, locker.ErrUnavailable) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("no server: %v", err)
+	}
+	l := redis.New(s.client(""), nil)
+	if err := l.(interface{ Close() error }).Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := l.Lock(ctx, "x", locker.Exclusive); !errors.Is(err, fs.ErrClosed) {
+		t.Errorf("after Close: %v", err)
+	}
+}

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -42,6 +43,7 @@ func init() {
 		"hold":       holdJob,
 		"handover":   handoverJob,
 		"goroutines": goroutinesJob,
+		"processes":  processesJob,
 		"cancel":     cancelJob,
 		"waiters":    waitersJob,
 	}
@@ -136,6 +138,45 @@ func run[T any](j job) (r T, err error) {
 		return r, err
 	}
 	return r, c.wait(&r)
+}
+
+// startTogether starts n children and, once all are ready, tells them when to begin: in
+// 3 ms from then.
+func startTogether(n int, start func(i int) (*child, error)) (children []*child, err error) {
+	for i := range n {
+		c, err := start(i)
+		if err != nil {
+			return nil, err
+		}
+		children = append(children, c)
+	}
+	for _, c := range children {
+		if _, err := c.line(); err != nil {
+			return nil, err
+		}
+	}
+	at := now() + int64(3*time.Millisecond)
+	for _, c := range children {
+		if _, err := fmt.Fprintln(c.stdin, at); err != nil {
+			return nil, err
+		}
+	}
+	return children, nil
+}
+
+// awaitStart is the child's side of startTogether: it returns when it is to begin.
+func awaitStart() (at int64, err error) {
+	fmt.Println("ready")
+	if _, err := fmt.Scanln(&at); err != nil {
+		return 0, err
+	}
+	time.Sleep(time.Duration(at - now()))
+	return at, nil
+}
+
+// longContext returns a context that can end and does not, as in a program that uses one.
+func longContext() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), time.Hour)
 }
 
 // holdJob locks as many files as it is told and holds them until it is stopped.

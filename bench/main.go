@@ -33,6 +33,7 @@ type scenario struct {
 var scenarios = []scenario{
 	uncontendedScenario,
 	handoverScenario,
+	processesScenario,
 	cancelScenario,
 	goroutinesScenario,
 	foreignScenario,

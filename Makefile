@@ -15,11 +15,10 @@ test:
 	@scripts/test
 
 # `make bench` measures flockctx beside its peers, and writes tables and pictures to
-# bench/results/. `make bench QUICK=1` takes a tenth of the time, and writes to
-# bench/quick/. bench/README.md says how long that is.
+# bench/results/, and the figures of README.md. `make bench QUICK=1` takes two minutes, and
+# writes to bench/quick/. bench/README.md says how long all of it takes.
 bench:
-	cd bench && go run . $(if $(QUICK),-quick -out quick,-out results)
-	cd bench && go run ./plot -dir $(if $(QUICK),quick,results)
+	cd bench && go run . $(if $(QUICK),-quick -out quick,-out results -readme ../README.md)
 
 # `make stress` updates a file 10,000 times in processes that are killed, and locks
 # under faults for SECONDS seconds, drawn from SEED. What fails says how to repeat it.

@@ -169,10 +169,10 @@ const maxThreads = 256
 func (b *bench) goroutines() error {
 	cands := b.wants(ours, oursKept, gofrs1, gofrs10, locked, fmutex, fsl, bare)
 	us := time.Microsecond
-	sizes := pick(b, []int{1, 16, 256, 4096}, []int{16, 256}, []int{4, 16})
-	holds := pick(b, []time.Duration{0, 10 * us, 100 * us, 1000 * us}, []time.Duration{0, 100 * us}, []time.Duration{0, 100 * us})
+	sizes := pick(b, []int{16, 256, 4096}, []int{16, 256}, []int{4, 16})
+	holds := pick(b, []time.Duration{0, 100 * us, 1000 * us}, []time.Duration{0, 100 * us}, []time.Duration{0, 100 * us})
 	if b.quick && b.only == nil {
-		cands = b.wants(ours, oursKept, gofrs10, fmutex, bare)
+		cands = b.wants(ours, oursKept, gofrs10)
 	}
 	for _, n := range sizes {
 		for _, hold := range holds {
@@ -180,12 +180,11 @@ func (b *bench) goroutines() error {
 			switch { // the longest wait needs its time
 			case b.smoke:
 			case n == 256 && (hold == 0 || hold == 100*us): // of which there are targets
-				length *= time.Duration(pick(b, 6, 4, 1))
+				length *= 6
 			case n >= 256:
 				length *= time.Duration(min(n/128, 4))
 			}
 			kase := fmt.Sprintf("%d goroutines, hold %v", n, hold)
-			waits := make(map[string]*histogram)
 			err := b.rounds(rounds, cands, func(c *candidate) error {
 				if c.threads && n > maxThreads {
 					return nil
@@ -196,24 +195,17 @@ func (b *bench) goroutines() error {
 					return err
 				}
 				s := float64(r.Elapsed) / 1e9
-				b.add("goroutines", kase, c.name, "throughput", "/s", float64(r.Grants)/s)
-				b.add("goroutines", kase, c.name, "wait p50", "ns", r.Wait.quantile(0.5))
-				b.add("goroutines", kase, c.name, "wait p99", "ns", r.Wait.quantile(0.99))
-				b.add("goroutines", kase, c.name, "longest wait", "ns", float64(r.Wait.Max))
-				b.add("goroutines", kase, c.name, "hand-over p50", "ns", r.HandOver.quantile(0.5))
-				b.add("goroutines", kase, c.name, "to another p50", "ns", r.Switch.quantile(0.5))
-				b.add("goroutines", kase, c.name, "CPU per grant", "ns", float64(r.CPU)/float64(max(r.Grants, 1)))
-				if waits[c.name] == nil {
-					waits[c.name] = &histogram{}
-				}
-				waits[c.name].add(r.Wait)
+				b.add(kase, c.name, "throughput", "/s", float64(r.Grants)/s)
+				b.add(kase, c.name, "wait p50", "ns", r.Wait.quantile(0.5))
+				b.add(kase, c.name, "wait p99", "ns", r.Wait.quantile(0.99))
+				b.add(kase, c.name, "longest wait", "ns", float64(r.Wait.Max))
+				b.add(kase, c.name, "hand-over p50", "ns", r.HandOver.quantile(0.5))
+				b.add(kase, c.name, "to another p50", "ns", r.Switch.quantile(0.5))
+				b.add(kase, c.name, "CPU per grant", "ns", float64(r.CPU)/float64(max(r.Grants, 1)))
 				return nil
 			})
 			if err != nil {
 				return err
-			}
-			for _, c := range cands {
-				b.curve("goroutines", kase, c.name, waits[c.name])
 			}
 		}
 	}
@@ -223,7 +215,7 @@ func (b *bench) goroutines() error {
 func (b *bench) foreign() error {
 	cands := b.wants(ours, oursKept, oursBare, gofrs1, gofrs10, locked, fmutex, fsl, bare)
 	if b.quick && b.only == nil {
-		cands = b.wants(ours, oursKept, oursBare, gofrs10, bare)
+		cands = b.wants(ours, gofrs10, bare)
 	}
 	us := time.Microsecond
 	sizes := pick(b, []int{1, 64, 256}, []int{64}, []int{64})
@@ -235,7 +227,6 @@ func (b *bench) foreign() error {
 		}
 		for _, hold := range holds {
 			kase := fmt.Sprintf("%d goroutines, hold %v", n, hold)
-			waits := make(map[string]*histogram)
 			err := b.rounds(rounds, cands, func(c *candidate) error {
 				busy := job{Do: "goroutines", Cand: c.name, Path: filepath.Join(b.dir, "foreign"),
 					N: n, Hold: hold, For: length, Start: now() + int64(80*time.Millisecond)}
@@ -257,22 +248,15 @@ func (b *bench) foreign() error {
 					return err
 				}
 				s := float64(o.Elapsed) / 1e9
-				b.add("foreign", kase, c.name, "grants to the other in 2 s", "", float64(o.Grants)/s*2)
-				b.add("foreign", kase, c.name, "its wait p50", "ns", o.Wait.quantile(0.5))
-				b.add("foreign", kase, c.name, "its longest wait", "ns", float64(o.Wait.Max))
-				b.add("foreign", kase, c.name, "throughput here", "/s", float64(r.Grants)/(float64(r.Elapsed)/1e9))
-				b.add("foreign", kase, c.name, "longest wait here", "ns", float64(r.Wait.Max))
-				if waits[c.name] == nil {
-					waits[c.name] = &histogram{}
-				}
-				waits[c.name].add(o.Wait)
+				b.add(kase, c.name, "grants to the other in 2 s", "", float64(o.Grants)/s*2)
+				b.add(kase, c.name, "its wait p50", "ns", o.Wait.quantile(0.5))
+				b.add(kase, c.name, "its longest wait", "ns", float64(o.Wait.Max))
+				b.add(kase, c.name, "throughput here", "/s", float64(r.Grants)/(float64(r.Elapsed)/1e9))
+				b.add(kase, c.name, "longest wait here", "ns", float64(r.Wait.Max))
 				return nil
 			})
 			if err != nil {
 				return err
-			}
-			for _, c := range cands {
-				b.curve("foreign", kase, c.name, waits[c.name])
 			}
 		}
 		length = pick(b, 2*time.Second, time.Second, 50*time.Millisecond)

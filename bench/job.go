@@ -44,6 +44,7 @@ func init() {
 		"handover":   handoverJob,
 		"goroutines": goroutinesJob,
 		"processes":  processesJob,
+		"fair":       fairJob,
 		"cancel":     cancelJob,
 		"waiters":    waitersJob,
 	}

@@ -80,9 +80,9 @@ func (b *bench) processes() error {
 				if err != nil {
 					return err
 				}
-				b.add("processes", kase, c.name, "throughput", "/s", float64(r.Grants)/(float64(r.Elapsed)/1e9))
-				b.add("processes", kase, c.name, "longest wait", "ns", float64(r.Longest))
-				b.add("processes", kase, c.name, "CPU per grant", "ns", float64(r.CPU)/float64(max(r.Grants, 1)))
+				b.add(kase, c.name, "throughput", "/s", float64(r.Grants)/(float64(r.Elapsed)/1e9))
+				b.add(kase, c.name, "longest wait", "ns", float64(r.Longest))
+				b.add(kase, c.name, "CPU per grant", "ns", float64(r.CPU)/float64(max(r.Grants, 1)))
 				return nil
 			})
 			if err != nil {

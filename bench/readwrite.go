@@ -22,9 +22,9 @@ func (b *bench) readwrite() error {
 	const hold = 10 * time.Microsecond
 	cands := b.wants(ours, oursKept, gofrs1, gofrs10, locked, fmutex, bare)
 	if b.quick && b.only == nil {
-		cands = b.wants(ours, oursKept, gofrs10, fmutex, bare)
+		cands = b.wants(oursKept, bare)
 	}
-	rounds, length := pick(b, 3, 1, 1), pick(b, 600*time.Millisecond, 500*time.Millisecond, 50*time.Millisecond)
+	rounds, length := pick(b, 5, 3, 1), pick(b, 600*time.Millisecond, 500*time.Millisecond, 50*time.Millisecond)
 	for _, processes := range pick(b, []int{1, 4}, []int{1, 4}, []int{1}) {
 		for _, read := range []int{99, 50} {
 			n := 64 / processes
@@ -32,7 +32,6 @@ func (b *bench) readwrite() error {
 			if processes == 1 {
 				kase = fmt.Sprintf("%d:%d, %d goroutines of one process", read, 100-read, n)
 			}
-			waits := make(map[string]*histogram)
 			err := b.rounds(rounds, cands, func(c *candidate) error {
 				r, err := b.together(processes, job{Do: "goroutines", Cand: c.name, Path: filepath.Join(b.dir, "readwrite"),
 					N: n, Hold: hold, Read: read, For: length})
@@ -40,22 +39,16 @@ func (b *bench) readwrite() error {
 					return err
 				}
 				s := float64(r.Elapsed) / 1e9
-				b.add("readwrite", kase, c.name, "read throughput", "/s", float64(r.Read.N)/s)
-				b.add("readwrite", kase, c.name, "write throughput", "/s", float64(r.Write.N)/s)
-				b.add("readwrite", kase, c.name, "longest wait to read", "ns", float64(r.Read.Max))
-				b.add("readwrite", kase, c.name, "write wait p50", "ns", r.Write.quantile(0.5))
-				b.add("readwrite", kase, c.name, "longest wait to write", "ns", float64(r.Write.Max))
-				if waits[c.name] == nil {
-					waits[c.name] = &histogram{}
-				}
-				waits[c.name].add(r.Write)
+				b.add(kase, c.name, "throughput", "/s", float64(r.Read.N+r.Write.N)/s)
+				b.add(kase, c.name, "read throughput", "/s", float64(r.Read.N)/s)
+				b.add(kase, c.name, "write throughput", "/s", float64(r.Write.N)/s)
+				b.add(kase, c.name, "longest wait to read", "ns", float64(r.Read.Max))
+				b.add(kase, c.name, "write wait p50", "ns", r.Write.quantile(0.5))
+				b.add(kase, c.name, "longest wait to write", "ns", float64(r.Write.Max))
 				return nil
 			})
 			if err != nil {
 				return err
-			}
-			for _, c := range cands {
-				b.curve("readwrite", kase, c.name, waits[c.name])
 			}
 		}
 	}

@@ -3,8 +3,7 @@
 package main
 
 import (
-	"bufio"
-	"encoding/json"
+	"bytes"
 	"fmt"
 	"io"
 	"math"
@@ -14,74 +13,165 @@ import (
 	"strings"
 )
 
-// write writes the report in Markdown, with links to the pictures that plot draws.
-func (r *record) write(w io.Writer, pictures bool) error {
-	out := bufio.NewWriter(w)
-	fmt.Fprintf(out, "# flockctx beside its peers\n\n")
-	fmt.Fprintf(out, "Measured on %s, in %.0f minutes:\n\n", r.Started.UTC().Format("2 January 2006, 15:04 UTC"), r.Finished.Sub(r.Started).Minutes())
-	for _, line := range r.Machine {
-		fmt.Fprintf(out, "- %s\n", line)
-	}
-	fmt.Fprintf(out, "- load average at the end %s\n", r.Load)
-	for _, line := range r.Notes {
-		fmt.Fprintf(out, "- %s\n", line)
-	}
-	fmt.Fprintf(out, "\nEach cell has the median over all rounds and flockctx's value divided by the candidate's (in a way of use that keeps the file open: that of flockctx kept): "+
-		"the median of the ratios within each round and, in brackets, the least and the greatest of them. **Bold** where flockctx is worse by more than 5 %%.\n")
-	r.writeSummary(out)
-	r.writeTargets(out)
-	for _, name := range r.Scenarios {
-		i := slices.IndexFunc(scenarios, func(s scenario) bool { return s.name == name })
-		s := scenarios[i]
-		fmt.Fprintf(out, "\n## %s\n\n%s\n", s.title, s.about)
-		if pictures {
-			names := []string{name}
-			if name == "goroutines" {
-				names = append(names, "waits")
-			}
-			for _, n := range names {
-				fmt.Fprintf(out, "\n![%s](%s.svg)\n", s.title, n)
-			}
-		}
-		r.writeLosses(out, name)
-		r.writeGrowths(out, name)
-		for _, kase := range r.cases(name) {
-			r.writeTable(out, name, kase)
+// files returns all that is made from the records: name to content.
+func (r report) files() map[string]string {
+	m := map[string]string{"README.md": r.page()}
+	for _, s := range scenarios {
+		if r[s.name] != nil {
+			m[s.name+".md"] = r.scenarioPage(s)
 		}
 	}
-	fmt.Fprintf(out, "\n## Candidates\n\n| name | what it does |\n|---|---|\n")
-	for _, c := range candidates {
-		fmt.Fprintf(out, "| %s | %s |\n", c.name, c.how)
+	for _, p := range pictures {
+		if svg := p.draw(r); svg != "" {
+			m[p.name+".svg"] = svg
+		}
 	}
-	return out.Flush()
+	return m
 }
 
-func (r *record) cases(scenario string) (names []string) {
+// write writes the report into dir, where its records are.
+func (r report) write(dir string) error {
+	for name, text := range r.files() {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// where says on what machine the records were made, when, and what else it did.
+func (r report) where() string {
+	var machines, notes []string
+	var first, last *record
+	idle := 1.0
+	for _, s := range scenarios {
+		rec := r[s.name]
+		if rec == nil {
+			continue
+		}
+		if m := strings.Join(rec.Machine, ", "); !slices.Contains(machines, m) {
+			machines = append(machines, m)
+		}
+		for _, n := range rec.Notes {
+			if !slices.Contains(notes, n) {
+				notes = append(notes, n)
+			}
+		}
+		if first == nil || rec.Started.Before(first.Started) {
+			first = rec
+		}
+		if last == nil || rec.Finished.After(last.Finished) {
+			last = rec
+		}
+		idle = min(idle, rec.Idle)
+	}
+	if first == nil {
+		return ""
+	}
+	const day, minute = "2 January 2006", "15:04"
+	from, to := first.Started.UTC(), last.Finished.UTC()
+	end := to.Format(minute)
+	if from.Format(day) != to.Format(day) {
+		end = to.Format(day + ", " + minute)
+	}
+	text := fmt.Sprintf("%s. Measured on %s to %s UTC. In the second before each scenario the processors were idle for %.0f %% of the time or more.",
+		strings.Join(machines, "; "), from.Format(day+", "+minute), end, 100*idle)
+	for _, n := range notes {
+		text += " " + strings.ToUpper(n[:1]) + n[1:] + "."
+	}
+	return text
+}
+
+// page returns the first page: what everybody reads.
+func (r report) page() string {
+	var out bytes.Buffer
+	fmt.Fprintf(&out, "# flockctx beside its peers\n\n## In short\n\n")
+	r.writeSummary(&out)
+	fmt.Fprintf(&out, "\n%s\n", r.where())
+	for _, p := range pictures {
+		if p.front && p.draw(r) != "" {
+			fmt.Fprintf(&out, "\n[![%s](%s.svg)](%s.md)\n", p.title, p.name, p.scenario)
+		}
+	}
+	r.writeTargets(&out)
+	fmt.Fprintf(&out, "\n## All scenarios\n\n| | measured | processors idle before | load average before, after |\n|---|--:|--:|--:|\n")
+	for _, s := range scenarios {
+		if rec := r[s.name]; rec != nil {
+			fmt.Fprintf(&out, "| [%s](%s.md) | %s, %.0f s | %.0f %% | %s, %s |\n", s.title, s.name,
+				rec.Started.UTC().Format("2 January 15:04"), rec.Finished.Sub(rec.Started).Seconds(), 100*rec.Idle, firstWord(rec.LoadBefore), firstWord(rec.LoadAfter))
+		}
+	}
+	return out.String()
+}
+
+func firstWord(s string) string {
+	w, _, _ := strings.Cut(s, " ")
+	return w
+}
+
+// scenarioPage returns the page of s.
+func (r report) scenarioPage(s scenario) string {
+	var out bytes.Buffer
+	rec := r[s.name]
+	fmt.Fprintf(&out, "# %s\n\n%s\n", s.title, s.about)
+	for _, p := range pictures {
+		if p.scenario == s.name && p.draw(r) != "" {
+			fmt.Fprintf(&out, "\n![%s](%s.svg)\n", p.title, p.name)
+		}
+	}
+	fmt.Fprintf(&out, "\nEach cell has the median of the rounds. After it, times flockctx's time, so above 1 flockctx is better (of what is better when greater, flockctx's figure as a multiple of the other's): "+
+		"the median of the ratios within each round and, in brackets, the least and the greatest of them. **Bold** where flockctx is worse by more than 5 %%. "+
+		"Who keeps the file open is compared with flockctx kept, who does not with flockctx, as far as both were measured. "+
+		"A quantile is there only where ten samples of a round are beyond it: p99 needs 1000, p90 100, p50 20.\n")
+	r.writeVerdicts(&out, s.name)
+	rec.writeLosses(&out)
+	for _, kase := range rec.cases() {
+		rec.writeTable(&out, kase)
+	}
+	rec.writeLegend(&out)
+	fmt.Fprintf(&out, "\n## The run\n\nOn %s, in %.0f seconds:\n\n", rec.Started.UTC().Format("2 January 2006, 15:04 UTC"), rec.Finished.Sub(rec.Started).Seconds())
+	for _, line := range slices.Concat(rec.Machine, []string{
+		fmt.Sprintf("processors idle for %.0f %% of the second before; %.1f %% of the run taken away by the host", 100*rec.Idle, 100*rec.Stolen),
+		"load averages before " + rec.LoadBefore + ", after " + rec.LoadAfter}, rec.Peers, rec.Notes) {
+		fmt.Fprintf(&out, "- %s\n", line)
+	}
+	if rec.Quick {
+		fmt.Fprint(&out, "- a quick run: fewer candidates, and fewer or shorter rounds\n")
+	}
+	fmt.Fprintf(&out, "\nAll rounds are in [%s.json](%[1]s.json); `go run . -run %[1]s -out results` in bench/ repeats it.\n", s.name)
+	return out.String()
+}
+
+func (r *record) cases() (names []string) {
 	for _, c := range r.Cells {
-		if c.Scenario == scenario && !slices.Contains(names, c.Case) {
+		if !slices.Contains(names, c.Case) {
 			names = append(names, c.Case)
 		}
 	}
 	return names
 }
 
-// better says which metrics are better when greater.
-var better = map[string]bool{"throughput": true, "throughput here": true, "grants to the other in 2 s": true,
+// greaterIsBetter has the metrics of which that is so.
+var greaterIsBetter = map[string]bool{"throughput": true, "throughput here": true, "grants to the other in 2 s": true,
 	"read throughput": true, "write throughput": true}
 
-func (r *record) writeTable(out io.Writer, scenario, kase string) {
+// noRatio has the metrics that are neither good nor bad.
+var noRatio = map[string]bool{"samples": true}
+
+func (r *record) writeTable(out io.Writer, kase string) {
 	var cands, metrics []string
 	for _, c := range r.Cells {
-		if c.Scenario == scenario && c.Case == kase {
-			if !slices.Contains(cands, c.Cand) {
-				cands = append(cands, c.Cand)
-			}
-			if !slices.Contains(metrics, c.Metric) {
-				metrics = append(metrics, c.Metric)
-			}
+		if c.Case != kase {
+			continue
+		}
+		if !slices.Contains(cands, c.Cand) {
+			cands = append(cands, c.Cand)
+		}
+		if !slices.Contains(metrics, c.Metric) {
+			metrics = append(metrics, c.Metric)
 		}
 	}
-	fmt.Fprintf(out, "\n### %s\n\n| |", kase)
+	fmt.Fprintf(out, "\n## %s\n\n| |", kase)
 	for _, m := range metrics {
 		fmt.Fprintf(out, " %s |", m)
 	}
@@ -89,14 +179,14 @@ func (r *record) writeTable(out io.Writer, scenario, kase string) {
 	for _, cand := range cands {
 		fmt.Fprintf(out, "| %s |", cand)
 		for _, m := range metrics {
-			c := r.find(scenario, kase, cand, m)
-			if c == nil {
+			c := r.find(kase, cand, m)
+			if c == nil || math.IsNaN(median(c.Rounds)) {
 				fmt.Fprint(out, " – |")
 				continue
 			}
 			text := format(median(c.Rounds), c.Unit)
 			if ref := r.reference(c); ref != nil {
-				text += " · " + ratioOf(ref.Rounds, c.Rounds).markdown(better[m])
+				text += " · " + advantage(ref, c).markdown()
 			}
 			fmt.Fprintf(out, " %s |", text)
 		}
@@ -107,7 +197,17 @@ func (r *record) writeTable(out io.Writer, scenario, kase string) {
 // reference returns the cell of flockctx that c is compared with, or nil. Like with like:
 // who keeps the file open is compared with who does.
 func (r *record) reference(c *cell) *cell {
-	byPath, kept := r.find(c.Scenario, c.Case, ours, c.Metric), r.find(c.Scenario, c.Case, oursKept, c.Metric)
+	if noRatio[c.Metric] {
+		return nil
+	}
+	for _, name := range []string{oursFair, slotsOurs} { // which are at issue where they are
+		if ref := r.find(c.Case, name, c.Metric); ref == c {
+			return nil
+		} else if ref != nil {
+			return ref
+		}
+	}
+	byPath, kept := r.find(c.Case, ours, c.Metric), r.find(c.Case, oursKept, c.Metric)
 	ref := byPath
 	if byPath == nil || kept != nil && find(c.Cand).keeps && c.Cand != oursKept {
 		ref = kept
@@ -119,29 +219,26 @@ func (r *record) reference(c *cell) *cell {
 }
 
 // writeLosses says by how much which candidates are better than flockctx.
-func (r *record) writeLosses(out io.Writer, scenario string) {
+func (r *record) writeLosses(out io.Writer) {
 	type loss struct {
 		cases    int
 		min, max float64
 	}
 	losses := make(map[[2]string]*loss)
 	of := make(map[[2]string]int)
-	var metrics []string
+	var metrics, cands []string
 	for _, c := range r.Cells {
-		if c.Scenario != scenario || strings.HasPrefix(c.Cand, ours) {
-			continue
-		}
 		ref := r.reference(c)
-		if ref == nil {
+		if ref == nil || strings.HasPrefix(c.Cand, ours) {
 			continue
 		}
-		q := ratioOf(ref.Rounds, c.Rounds).mid
-		if better[c.Metric] {
-			q = 1 / q
+		if !slices.Contains(cands, c.Cand) {
+			cands = append(cands, c.Cand)
 		}
 		key := [2]string{c.Metric, c.Cand}
 		of[key]++
-		if !(q > 1.05) || math.IsInf(q, 0) {
+		q := advantage(ref, c).mid
+		if !(q < 0.95) {
 			continue
 		}
 		if !slices.Contains(metrics, c.Metric) {
@@ -155,15 +252,16 @@ func (r *record) writeLosses(out io.Writer, scenario string) {
 		l.cases++
 		l.min, l.max = min(l.min, q), max(l.max, q)
 	}
+	fmt.Fprintf(out, "\n## Where others are better\n\n")
 	if len(metrics) == 0 {
-		fmt.Fprintf(out, "\nNo candidate is better here than flockctx by more than 5 %%.\n")
+		fmt.Fprintf(out, "By more than 5 %%: nowhere.\n")
 		return
 	}
-	fmt.Fprintf(out, "\nBetter here than flockctx by more than 5 %%, and how many times:\n\n")
+	fmt.Fprintf(out, "By more than 5 %%, with the ratio or its range (below 1):\n\n")
 	for _, m := range metrics {
 		var items []string
-		for _, c := range candidates {
-			key := [2]string{m, c.name}
+		for _, c := range cands {
+			key := [2]string{m, c}
 			l := losses[key]
 			if l == nil {
 				continue
@@ -172,138 +270,23 @@ func (r *record) writeLosses(out io.Writer, scenario string) {
 			if short(l.max) != text {
 				text += "–" + short(l.max)
 			}
-			items = append(items, fmt.Sprintf("%s in %d of %d cases (%s)", c.name, l.cases, of[key], text))
+			items = append(items, fmt.Sprintf("%s in %d of %d cases (%s)", c, l.cases, of[key], text))
 		}
 		fmt.Fprintf(out, "- %s: %s\n", m, strings.Join(items, ", "))
 	}
 }
 
-// save writes the report and its data into dir.
-func (b *bench) save(dir string) error {
-	data, err := json.Marshal(b.record)
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(dir, "data.json"), append(data, '\n'), 0o644); err != nil {
-		return err
-	}
-	return b.saveReport(dir)
-}
-
-// A target is what flockctx wants to reach, as a ratio within one run where that is
-// possible.
-type target struct {
-	text           string
-	scenario, kase string
-	cand, metric   string
-	other          string // "": limit is absolute
-	limit          float64
-	atLeast        bool
-}
-
-func (r *record) targets() []target {
-	path, kept := r.uncontendedCases()
-	const us, ms = 1e3, 1e6
-	t := []target{
-		{text: "Lock and Close by path / gofrs TryLockContext and Unlock", scenario: "uncontended", kase: path, cand: ours, metric: "lock and release", other: gofrs10, limit: 0.95},
-		{text: "Lock and Close by path / the same and the path compared after the grant", scenario: "uncontended", kase: path, cand: ours, metric: "lock and release", other: gofrsStat, limit: 0.95},
-		{text: "Lock and Close by path / open, flock, close", scenario: "uncontended", kase: path, cand: ours, metric: "lock and release", other: bare, limit: 1.8},
-		{text: "Lock and Close by path / the six system calls of a verified lock", scenario: "uncontended", kase: path, cand: ours, metric: "lock and release", other: bareStat, limit: 1.1},
-		{text: "Lock and Unlock on a kept handle / gofrs", scenario: "uncontended", kase: kept, cand: oursKept, metric: "lock and release", other: gofrs10, limit: 0.45},
-		{text: "Lock and Unlock on a kept handle / two flock calls and a stat", scenario: "uncontended", kase: kept, cand: oursKept, metric: "lock and release", other: bareStat, limit: 1.15},
-	}
-	for _, n := range []string{"2", "4", "16"} {
-		t = append(t,
-			target{text: "hand-over between " + n + " processes / flock(2), p50", scenario: "handover", kase: n + " processes", cand: oursKept, metric: "p50", other: bare, limit: 1.15},
-			target{text: "hand-over between " + n + " processes / flock(2), p99", scenario: "handover", kase: n + " processes", cand: oursKept, metric: "p99", other: bare, limit: 1.5})
-	}
-	t = append(t,
-		target{text: "hand-over within the process, 16 goroutines, p50", scenario: "goroutines", kase: "16 goroutines, hold 0s", cand: oursKept, metric: "hand-over p50", limit: 2 * us},
-		target{text: "cancel to return, in the kernel, p50", scenario: "cancel", kase: "another process holds it", cand: oursKept, metric: "p50", limit: 150 * us},
-		target{text: "cancel to return, in the kernel, p99", scenario: "cancel", kase: "another process holds it", cand: oursKept, metric: "p99", limit: 1 * ms},
-		target{text: "cancel to return, parked, p50", scenario: "cancel", kase: "parked", cand: oursKept, metric: "p50", limit: 150 * us},
-		target{text: "cancel to return, parked, p99", scenario: "cancel", kase: "parked", cand: oursKept, metric: "p99", limit: 1 * ms},
-		target{text: "cancel to return, polling, p50", scenario: "cancel", kase: "another process holds it", cand: oursPoll, metric: "p50", limit: 150 * us},
-		target{text: "cancel to return, polling, p99", scenario: "cancel", kase: "another process holds it", cand: oursPoll, metric: "p99", limit: 1 * ms})
-	for _, hold := range []string{"0s", "100µs"} {
-		kase := "256 goroutines, hold " + hold
-		t = append(t,
-			target{text: kase + ": throughput / gofrs polling every 10 ms", scenario: "goroutines", kase: kase, cand: ours, metric: "throughput", other: gofrs10, limit: 0.95, atLeast: true},
-			target{text: kase + ": longest wait / gofrs polling every 10 ms", scenario: "goroutines", kase: kase, cand: ours, metric: "longest wait", other: gofrs10, limit: 0.33})
-	}
-	for _, hold := range []string{"0s", "100µs"} {
-		kase := "64 goroutines, hold " + hold
-		t = append(t,
-			target{text: "another process beside " + kase + ": grants in 2 s", scenario: "foreign", kase: kase, cand: ours, metric: "grants to the other in 2 s", limit: 200, atLeast: true},
-			target{text: "another process beside " + kase + ": longest wait", scenario: "foreign", kase: kase, cand: ours, metric: "its longest wait", limit: 100 * ms})
-	}
-	many, most, one := "3000 waiters on 3000 files", "10000 waiters on 10000 files", "100 waiters on one file"
-	return append(t,
-		target{text: many + ": threads", scenario: "waiters", kase: many, cand: ours, metric: "threads", limit: 200},
-		target{text: many + ": CPU", scenario: "waiters", kase: many, cand: ours, metric: "CPU", limit: 5},
-		target{text: many + ": memory each", scenario: "waiters", kase: many, cand: ours, metric: "memory each", limit: 8192},
-		target{text: many + ": all cancelled", scenario: "waiters", kase: many, cand: ours, metric: "all cancelled", limit: 500 * ms},
-		target{text: most + ": CPU", scenario: "waiters", kase: most, cand: ours, metric: "CPU", limit: 2},
-		target{text: most + ": memory each", scenario: "waiters", kase: most, cand: ours, metric: "memory each", limit: 4096},
-		target{text: one + ": CPU (10 ms in 3 s)", scenario: "waiters", kase: one, cand: ours, metric: "CPU", limit: 1.0 / 3},
-		target{text: one + ": threads", scenario: "waiters", kase: one, cand: ours, metric: "threads", limit: 20})
-}
-
-func (r *record) writeTargets(out io.Writer) {
+// writeLegend says what the candidates of r do.
+func (r *record) writeLegend(out io.Writer) {
 	head := false
-	for _, t := range r.targets() {
-		c := r.find(t.scenario, t.kase, t.cand, t.metric)
-		if c == nil {
+	for _, c := range candidates {
+		if !slices.ContainsFunc(r.Cells, func(o *cell) bool { return o.Cand == c.name }) {
 			continue
-		}
-		var got ratio
-		unit := ""
-		if t.other == "" {
-			got = ratio{median(c.Rounds), slices.Min(c.Rounds), slices.Max(c.Rounds)}
-			unit = c.Unit
-		} else {
-			o := r.find(t.scenario, t.kase, t.other, t.metric)
-			if o == nil {
-				continue
-			}
-			got = ratioOf(c.Rounds, o.Rounds)
 		}
 		if !head {
 			head = true
-			fmt.Fprintf(out, "\n## Targets\n\n| | target | measured: median (least–greatest round) | |\n|---|--:|--:|---|\n")
+			fmt.Fprintf(out, "\n## Candidates\n\n| name | what it does |\n|---|---|\n")
 		}
-		sign, met := "≤", got.mid <= t.limit
-		if t.atLeast {
-			sign, met = "≥", got.mid >= t.limit
-		}
-		verdict := "reached"
-		if !met {
-			verdict = "**missed**"
-		}
-		fmt.Fprintf(out, "| %s | %s %s | %s (%s–%s) | %s |\n", t.text, sign, format(t.limit, unit),
-			format(got.mid, unit), format(got.min, unit), format(got.max, unit), verdict)
+		fmt.Fprintf(out, "| %s | %s |\n", c.name, c.how)
 	}
-}
-
-// saveReport writes the report into dir.
-func (r *record) saveReport(dir string) error {
-	f, err := os.Create(filepath.Join(dir, "README.md"))
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return r.write(f, true)
-}
-
-// rewrite writes the report in dir anew from the data there.
-func rewrite(dir string) error {
-	text, err := os.ReadFile(filepath.Join(dir, "data.json"))
-	if err != nil {
-		return err
-	}
-	r := new(record)
-	if err := json.Unmarshal(text, r); err != nil {
-		return err
-	}
-	return r.saveReport(dir)
 }

@@ -68,55 +68,80 @@ func (h *histogram) add(o histogram) {
 	h.Max = max(h.Max, o.Max)
 }
 
-// quantile returns the value that a share of q of all stay under, 0 where there is none.
+// enough reports whether n samples say something about the quantile q: where ten of them
+// are beyond it. So p99 needs 1000, p90 100 and the median 20. With fewer a quantile is
+// little else than the greatest sample, and is not reported.
+func enough(q float64, n int64) bool { return float64(n)*(1-q) >= 10-1e-6 }
+
+// rank returns which of n ordered samples, counted from 1, is the quantile q: the first
+// that at least a share of q is not above.
+func rank(q float64, n int64) int64 { return max(int64(math.Ceil(q*float64(n)-1e-6)), 1) }
+
+// quantile returns the value that a share of q of all do not exceed, NaN where there are
+// too few.
 func (h *histogram) quantile(q float64) float64 {
-	if q >= 1 {
-		return float64(h.Max)
+	if !enough(q, h.N) {
+		return math.NaN()
 	}
 	keys := make([]int, 0, len(h.Counts))
 	for b := range h.Counts {
 		keys = append(keys, b)
 	}
 	slices.Sort(keys)
-	rank, seen := int64(math.Ceil(q*float64(h.N))), int64(0)
+	r, seen := rank(q, h.N), int64(0)
 	for _, b := range keys {
-		if seen += h.Counts[b]; seen >= max(rank, 1) {
+		if seen += h.Counts[b]; seen >= r {
 			return min(middle(b), float64(h.Max))
 		}
 	}
-	return 0
+	return math.NaN()
 }
 
-func histogramOf(samples []int64) (h histogram) {
-	var t tally
-	for _, s := range samples {
-		t.add(s)
-	}
-	h.addTally(&t)
-	return h
-}
-
-func median(v []float64) float64 {
-	if len(v) == 0 {
+// quantile returns that of samples, NaN where there are too few.
+func quantile(samples []int64, q float64) float64 {
+	n := int64(len(samples))
+	if !enough(q, n) {
 		return math.NaN()
 	}
-	s := slices.Sorted(slices.Values(v))
-	if n := len(s); n%2 == 0 {
-		return (s[n/2-1] + s[n/2]) / 2
-	}
-	return s[len(s)/2]
+	return float64(slices.Sorted(slices.Values(samples))[rank(q, n)-1])
 }
 
-// A ratio is that of two candidates, round by round.
+// greatest returns the greatest of samples, NaN where there are none.
+func greatest(samples []int64) float64 {
+	if len(samples) == 0 {
+		return math.NaN()
+	}
+	return float64(slices.Max(samples))
+}
+
+// median returns that of the values that are numbers, NaN where none is.
+func median(v []float64) float64 {
+	s := slices.DeleteFunc(slices.Sorted(slices.Values(v)), math.IsNaN)
+	switch n := len(s); {
+	case n == 0:
+		return math.NaN()
+	case n%2 == 0:
+		return (s[n/2-1] + s[n/2]) / 2
+	default:
+		return s[n/2]
+	}
+}
+
+// A ratio is a factor that was measured once a round: the median, the least, the greatest.
 type ratio struct{ mid, min, max float64 }
 
-// ratioOf returns a/b, whose rounds are paired. Rounds in which b has no value do not
-// count.
-func ratioOf(a, b []float64) ratio {
+// advantage returns how many times better ours is than theirs, round by round: above 1
+// ours is better. For times it is their time as a multiple of ours, for what is better
+// when greater it is our value as a multiple of theirs. Rounds without both do not count.
+func advantage(ours, theirs *cell) ratio {
+	over, under := theirs.Rounds, ours.Rounds
+	if greaterIsBetter[ours.Metric] {
+		over, under = under, over
+	}
 	var r []float64
-	for i := range min(len(a), len(b)) {
-		if b[i] > 0 && !math.IsNaN(a[i]) {
-			r = append(r, a[i]/b[i])
+	for i := range min(len(over), len(under)) {
+		if under[i] > 0 && !math.IsNaN(over[i]) {
+			r = append(r, over[i]/under[i])
 		}
 	}
 	if len(r) == 0 {
@@ -126,13 +151,13 @@ func ratioOf(a, b []float64) ratio {
 	return ratio{median(r), slices.Min(r), slices.Max(r)}
 }
 
-// markdown prints r, bold where the first of the two is worse by more than 5 %.
-func (r ratio) markdown(greaterIsBetter bool) string {
+// markdown prints r, bold where flockctx is worse by more than 5 %.
+func (r ratio) markdown() string {
 	if math.IsNaN(r.mid) {
 		return "–"
 	}
 	mid := short(r.mid)
-	if greaterIsBetter && r.mid < 0.95 || !greaterIsBetter && r.mid > 1.05 {
+	if r.mid < 0.95 {
 		mid = "**" + mid + "**"
 	}
 	if short(r.min) == short(r.max) {

@@ -24,7 +24,7 @@ func (b *bench) readwrite() error {
 	if b.quick && b.only == nil {
 		cands = b.wants(oursKept, bare)
 	}
-	rounds, length := pick(b, 5, 3, 1), pick(b, 600*time.Millisecond, 500*time.Millisecond, 50*time.Millisecond)
+	rounds, length := pick(b, 5, 2, 1), pick(b, 600*time.Millisecond, 500*time.Millisecond, 50*time.Millisecond)
 	for _, processes := range pick(b, []int{1, 4}, []int{1, 4}, []int{1}) {
 		for _, read := range []int{99, 50} {
 			n := 64 / processes

@@ -74,7 +74,7 @@ func (r report) where() string {
 	if from.Format(day) != to.Format(day) {
 		end = to.Format(day + ", " + minute)
 	}
-	text := fmt.Sprintf("%s. Measured on %s to %s UTC. In the second before each scenario the processors were idle for %.0f %% of the time or more.",
+	text := fmt.Sprintf("%s. Measured on %s to %s UTC. In the second before each scenario the processors were idle for at least %.0f %% of the time.",
 		strings.Join(machines, "; "), from.Format(day+", "+minute), end, 100*idle)
 	for _, n := range notes {
 		text += " " + strings.ToUpper(n[:1]) + n[1:] + "."
@@ -88,25 +88,14 @@ func (r report) page() string {
 	fmt.Fprintf(&out, "# flockctx beside its peers\n\n## In short\n\n")
 	r.writeSummary(&out)
 	fmt.Fprintf(&out, "\n%s\n", r.where())
+	r.writeTargets(&out)
+	fmt.Fprintf(&out, "\nEach page has all figures, with their spread and the state of the machine, and where others are better.\n")
 	for _, p := range pictures {
 		if p.front && p.draw(r) != "" {
 			fmt.Fprintf(&out, "\n[![%s](%s.svg)](%s.md)\n", p.title, p.name, p.scenario)
 		}
 	}
-	r.writeTargets(&out)
-	fmt.Fprintf(&out, "\n## All scenarios\n\n| | measured | processors idle before | load average before, after |\n|---|--:|--:|--:|\n")
-	for _, s := range scenarios {
-		if rec := r[s.name]; rec != nil {
-			fmt.Fprintf(&out, "| [%s](%s.md) | %s, %.0f s | %.0f %% | %s, %s |\n", s.title, s.name,
-				rec.Started.UTC().Format("2 January 15:04"), rec.Finished.Sub(rec.Started).Seconds(), 100*rec.Idle, firstWord(rec.LoadBefore), firstWord(rec.LoadAfter))
-		}
-	}
 	return out.String()
-}
-
-func firstWord(s string) string {
-	w, _, _ := strings.Cut(s, " ")
-	return w
 }
 
 // scenarioPage returns the page of s.

@@ -135,8 +135,12 @@ var figure = regexp.MustCompile(`\b\d+(?:\.\d+)? (?:ns|µs|ms|k/s|M/s|%|KiB|time
 // targets do not have.
 func (r report) unknownFigures(readme string) (unknown []string) {
 	known := make(map[string]bool)
-	page := r.page()
-	for _, f := range regexp.MustCompile(`\d+(?:\.\d+)?(?: (?:ns|µs|ms|s|k/s|M/s|%|KiB))?`).FindAllString(page, -1) {
+	var page strings.Builder
+	page.WriteString(r.page())
+	for _, sc := range scenarios {
+		r.writeVerdicts(&page, sc.name)
+	}
+	for _, f := range regexp.MustCompile(`\d+(?:\.\d+)?(?: (?:ns|µs|ms|s|k/s|M/s|%|KiB))?`).FindAllString(page.String(), -1) {
 		known[f] = true
 	}
 	before, rest, _ := strings.Cut(readme, figuresBegin)

@@ -15,7 +15,7 @@ import (
 // run where that is possible, how many times better than other it is at least; else, in
 // the unit of the metric, what it must not exceed or, with atLeast, stay under.
 type target struct {
-	text         string // one row of the results, whatever the number of cases
+	text         string // what the cases have in common
 	scenario     string
 	cases        []string
 	cand, metric string
@@ -146,33 +146,44 @@ func (t target) wanted(unit string) string {
 	return "≤ " + format(t.limit, unit)
 }
 
-// writeTargets writes a row for each target, with its worst case.
+// writeTargets writes a row for each scenario: how many of its targets are reached, and
+// what is missed, by how much in the worst case.
 func (r report) writeTargets(out io.Writer) {
-	met, all := 0, 0
-	var rows strings.Builder
-	for _, t := range r.targets() {
-		v := r.verdicts(t)
-		if len(v) == 0 {
+	fmt.Fprintf(out, "\n## Targets\n\n| scenario | reached | missed: measured (target) |\n|---|--:|---|\n")
+	for _, s := range scenarios {
+		if r[s.name] == nil {
 			continue
 		}
+		met, all := 0, 0
 		var missed []string
-		for _, o := range v {
-			if !o.met {
-				missed = append(missed, o.kase)
+		for _, t := range r.targets() {
+			v := r.verdicts(t)
+			if t.scenario != s.name || len(v) == 0 {
+				continue
 			}
+			all++
+			n := 0
+			for _, o := range v {
+				if !o.met {
+					n++
+				}
+			}
+			if n == 0 {
+				met++
+				continue
+			}
+			w := t.worst(v)
+			text := fmt.Sprintf("%s: %s (%s)", t.text, format(w.got.mid, w.unit), t.wanted(w.unit))
+			if len(v) > 1 {
+				text = fmt.Sprintf("%s, in %d of %d cases: %s at worst (%s)", t.text, n, len(v), format(w.got.mid, w.unit), t.wanted(w.unit))
+			}
+			missed = append(missed, text)
 		}
-		all++
-		text := "reached"
-		if len(missed) == 0 {
-			met++
-		} else if text = "**missed**"; len(v) > 1 {
-			text = fmt.Sprintf("**missed** in %d of %d", len(missed), len(v))
+		reached := "–"
+		if all > 0 {
+			reached = fmt.Sprintf("%d of %d", met, all)
 		}
-		w := t.worst(v)
-		fmt.Fprintf(&rows, "| [%s](%s.md) | %s | %s | %s |\n", t.text, t.scenario, t.wanted(w.unit), format(w.got.mid, w.unit), text)
-	}
-	if all > 0 {
-		fmt.Fprintf(out, "\n## Targets\n\n%d of %d are reached. A row with several cases has the worst of them; the pages have all.\n\n| | target | measured | |\n|---|--:|--:|---|\n%s", met, all, &rows)
+		fmt.Fprintf(out, "| [%s](%s.md) | %s | %s |\n", s.title, s.name, reached, strings.Join(missed, "; "))
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 )
 
 func TestQuantilesNeedTheirSamples(t *testing.T) {
@@ -75,7 +76,17 @@ func TestRecordSurvivesItsFile(t *testing.T) {
 	}
 }
 
-func TestTicks(t *testing.T) {
+func TestPicturesFit(t *testing.T) {
+	for _, p := range pictures {
+		if n := utf8.RuneCountInString(p.title); n > 75 {
+			t.Errorf("the title of %s.svg has %d characters, of which some are cut off", p.name, n)
+		}
+	}
+	for cand, l := range labels {
+		if n := utf8.RuneCountInString(l); n > 28 {
+			t.Errorf("the label of %s has %d characters, of which some are cut off", cand, n)
+		}
+	}
 	if ticks := linearTicks(1080); !slices.Equal(ticks, []float64{0, 200, 400, 600, 800, 1000}) {
 		t.Errorf("ticks up to 1080: %v", ticks)
 	}

@@ -27,7 +27,7 @@ var labels = map[string]string{
 	oursFair:  "flockctx, Fair",
 	gofrs1:    "gofrs/flock, every 1 ms",
 	gofrs10:   "gofrs/flock, every 10 ms",
-	gofrsStat: "gofrs/flock, path compared",
+	gofrsStat: "gofrs/flock and a stat",
 	gofrsBlk:  "gofrs/flock, blocking",
 	locked:    "Go's lockedfile",
 	fmutex:    "alexflint/go-filemutex",

@@ -15,8 +15,8 @@ test:
 	@scripts/test
 
 # `make bench` measures flockctx beside its peers, and writes tables and pictures to
-# bench/results/ and the table of the README. `make bench QUICK=1` takes a tenth of the
-# time, and writes to bench/quick/ alone. bench/README.md says how long that is.
+# bench/results/, and the figures of README.md. `make bench QUICK=1` takes two minutes, and
+# writes to bench/quick/. bench/README.md says how long all of it takes.
 bench:
 	cd bench && go run . $(if $(QUICK),-quick -out quick,-out results -readme ../README.md)
 

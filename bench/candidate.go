@@ -11,6 +11,7 @@ import (
 
 	filemutex "github.com/alexflint/go-filemutex"
 	"github.com/flockctx/flockctx"
+	"github.com/flockctx/flockctx/semaphore"
 	"github.com/gofrs/flock"
 	"github.com/juju/fslock"
 	"github.com/rogpeppe/go-internal/lockedfile"
@@ -49,8 +50,9 @@ const (
 	ours      = "flockctx"
 	oursKept  = "flockctx kept"
 	oursPoll  = "flockctx poll"
-	oursFair  = "flockctx fair"
 	oursBare  = "flockctx + flock(2)"
+	oursSlot  = "flockctx semaphore"
+	oursFair  = "flockctx fair"
 	bare      = "flock(2) Go"
 	bareC     = "flock(2) C"
 	bareStat  = "flock(2)+stat Go"
@@ -97,19 +99,26 @@ var candidates = []*candidate{
 		},
 	},
 	{
-		name: oursFair, how: "as kept, with Options.Fair",
-		shared: true, cancels: true, keeps: true,
-		open: func(path string, shared bool) (handle, error) {
-			o := options(shared, flockctx.WaitAuto)
-			o.Fair = true
-			return flockctx.New(path, o), nil
-		},
-	},
-	{
 		name: oursBare, how: "as flockctx, where the process beside it uses flock(2) as flock(1) does",
 		shared: true, cancels: true,
 		open: func(path string, shared bool) (handle, error) {
 			return &oursByPath{path: path, opts: options(shared, flockctx.WaitAuto)}, nil
+		},
+	},
+	{
+		name: oursSlot, how: "semaphore.Acquire(ctx, path, 1) and Release: the only slot of a semaphore",
+		cancels: true,
+		open: func(path string, _ bool) (handle, error) {
+			return &slotHandle{path: path}, nil
+		},
+	},
+	{
+		name: oursFair, how: "as kept, with Options.Fair: processes stand in line",
+		shared: true, cancels: true, keeps: true,
+		open: func(path string, shared bool) (handle, error) {
+			opts := options(shared, flockctx.WaitAuto)
+			opts.Fair = true
+			return flockctx.New(path, opts), nil
 		},
 	},
 	gofrsPolling(gofrs1, time.Millisecond),
@@ -269,6 +278,18 @@ func (h *oursByPath) Lock(ctx context.Context) (err error) {
 }
 func (h *oursByPath) Unlock() error { return h.l.Close() }
 func (h *oursByPath) Close() error  { return nil }
+
+type slotHandle struct {
+	path string
+	p    *semaphore.Permit
+}
+
+func (h *slotHandle) Lock(ctx context.Context) (err error) {
+	h.p, err = semaphore.Acquire(ctx, h.path, 1, nil)
+	return err
+}
+func (h *slotHandle) Unlock() error { return h.p.Release() }
+func (h *slotHandle) Close() error  { return nil }
 
 type gofrsHandle struct {
 	f      *flock.Flock

@@ -10,8 +10,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 var goroutinesScenario = scenario{
@@ -72,7 +70,6 @@ func goroutinesJob(j *job) (any, error) {
 	for i := range workers {
 		workers[i] = new(worker)
 	}
-	asleep := unix.NsecToTimespec(int64(j.Hold))
 	var released, last atomic.Int64
 	var stop atomic.Bool
 	var failure atomic.Pointer[error]
@@ -127,10 +124,7 @@ func goroutinesJob(j *job) (any, error) {
 				if !stop.Load() {
 					w.grants++
 				}
-				switch {
-				case j.Asleep:
-					unix.Nanosleep(&asleep, nil)
-				case j.Hold > 0:
+				if j.Hold > 0 {
 					for end := t + int64(j.Hold); now() < end; {
 					}
 				}
@@ -175,10 +169,10 @@ const maxThreads = 256
 func (b *bench) goroutines() error {
 	cands := b.wants(ours, oursKept, gofrs1, gofrs10, locked, fmutex, fsl, bare)
 	us := time.Microsecond
-	sizes := pick(b, []int{1, 16, 256, 4096}, []int{16, 256}, []int{4, 16})
-	holds := pick(b, []time.Duration{0, 10 * us, 100 * us, 1000 * us}, []time.Duration{0, 100 * us}, []time.Duration{0, 100 * us})
+	sizes := pick(b, []int{16, 256, 4096}, []int{16, 256}, []int{4, 16})
+	holds := pick(b, []time.Duration{0, 100 * us, 1000 * us}, []time.Duration{0, 100 * us}, []time.Duration{0, 100 * us})
 	if b.quick && b.only == nil {
-		cands = b.wants(ours, oursKept, gofrs10, fmutex, bare)
+		cands = b.wants(ours, oursKept, gofrs10)
 	}
 	for _, n := range sizes {
 		for _, hold := range holds {
@@ -186,7 +180,7 @@ func (b *bench) goroutines() error {
 			switch { // the longest wait needs its time
 			case b.smoke:
 			case n == 256 && (hold == 0 || hold == 100*us): // of which there are targets
-				length *= time.Duration(pick(b, 6, 4, 1))
+				length *= 6
 			case n >= 256:
 				length *= time.Duration(min(n/128, 4))
 			}
@@ -201,13 +195,13 @@ func (b *bench) goroutines() error {
 					return err
 				}
 				s := float64(r.Elapsed) / 1e9
-				b.add("goroutines", kase, c.name, "throughput", "/s", float64(r.Grants)/s)
-				b.add("goroutines", kase, c.name, "wait p50", "ns", r.Wait.quantile(0.5))
-				b.add("goroutines", kase, c.name, "wait p99", "ns", r.Wait.quantile(0.99))
-				b.add("goroutines", kase, c.name, "longest wait", "ns", float64(r.Wait.Max))
-				b.add("goroutines", kase, c.name, "hand-over p50", "ns", r.HandOver.quantile(0.5))
-				b.add("goroutines", kase, c.name, "to another p50", "ns", r.Switch.quantile(0.5))
-				b.add("goroutines", kase, c.name, "CPU per grant", "ns", float64(r.CPU)/float64(max(r.Grants, 1)))
+				b.add(kase, c.name, "throughput", "/s", float64(r.Grants)/s)
+				b.add(kase, c.name, "wait p50", "ns", r.Wait.quantile(0.5))
+				b.add(kase, c.name, "wait p99", "ns", r.Wait.quantile(0.99))
+				b.add(kase, c.name, "longest wait", "ns", float64(r.Wait.Max))
+				b.add(kase, c.name, "hand-over p50", "ns", r.HandOver.quantile(0.5))
+				b.add(kase, c.name, "to another p50", "ns", r.Switch.quantile(0.5))
+				b.add(kase, c.name, "CPU per grant", "ns", float64(r.CPU)/float64(max(r.Grants, 1)))
 				return nil
 			})
 			if err != nil {
@@ -221,7 +215,7 @@ func (b *bench) goroutines() error {
 func (b *bench) foreign() error {
 	cands := b.wants(ours, oursKept, oursBare, gofrs1, gofrs10, locked, fmutex, fsl, bare)
 	if b.quick && b.only == nil {
-		cands = b.wants(ours, oursKept, oursBare, gofrs10, bare)
+		cands = b.wants(ours, gofrs10, bare)
 	}
 	us := time.Microsecond
 	sizes := pick(b, []int{1, 64, 256}, []int{64}, []int{64})
@@ -254,11 +248,11 @@ func (b *bench) foreign() error {
 					return err
 				}
 				s := float64(o.Elapsed) / 1e9
-				b.add("foreign", kase, c.name, "grants to the other in 2 s", "", float64(o.Grants)/s*2)
-				b.add("foreign", kase, c.name, "its wait p50", "ns", o.Wait.quantile(0.5))
-				b.add("foreign", kase, c.name, "its longest wait", "ns", float64(o.Wait.Max))
-				b.add("foreign", kase, c.name, "throughput here", "/s", float64(r.Grants)/(float64(r.Elapsed)/1e9))
-				b.add("foreign", kase, c.name, "longest wait here", "ns", float64(r.Wait.Max))
+				b.add(kase, c.name, "grants to the other in 2 s", "", float64(o.Grants)/s*2)
+				b.add(kase, c.name, "its wait p50", "ns", o.Wait.quantile(0.5))
+				b.add(kase, c.name, "its longest wait", "ns", float64(o.Wait.Max))
+				b.add(kase, c.name, "throughput here", "/s", float64(r.Grants)/(float64(r.Elapsed)/1e9))
+				b.add(kase, c.name, "longest wait here", "ns", float64(r.Wait.Max))
 				return nil
 			})
 			if err != nil {

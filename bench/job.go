@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -17,20 +18,19 @@ import (
 // A job is what a child process does. It is given in the environment, so that a
 // child's memory and threads are those of the job and of nothing else.
 type job struct {
-	Do     string // a key of jobs
-	Cand   string
-	Path   string
-	Board  string // of handover
-	Me     int
-	N      int
-	Files  int
-	Hold   time.Duration
-	Asleep bool // under the lock, else computing
-	Pause  time.Duration
-	For    time.Duration
-	Start  int64 // monotonic time at which processes start together
-	Read   int   // percentage of shared locks
-	Case   string
+	Do    string // a key of jobs
+	Cand  string
+	Path  string
+	Board string // of handover
+	Me    int
+	N     int
+	Files int
+	Hold  time.Duration
+	Pause time.Duration
+	For   time.Duration
+	Start int64 // monotonic time at which processes start together
+	Read  int   // percentage of shared locks
+	Case  string
 }
 
 const jobVariable = "FLOCKCTX_BENCH_JOB"
@@ -43,6 +43,8 @@ func init() {
 		"hold":       holdJob,
 		"handover":   handoverJob,
 		"goroutines": goroutinesJob,
+		"processes":  processesJob,
+		"fair":       fairJob,
 		"cancel":     cancelJob,
 		"waiters":    waitersJob,
 	}
@@ -137,6 +139,45 @@ func run[T any](j job) (r T, err error) {
 		return r, err
 	}
 	return r, c.wait(&r)
+}
+
+// startTogether starts n children and, once all are ready, tells them when to begin: in
+// 3 ms from then.
+func startTogether(n int, start func(i int) (*child, error)) (children []*child, err error) {
+	for i := range n {
+		c, err := start(i)
+		if err != nil {
+			return nil, err
+		}
+		children = append(children, c)
+	}
+	for _, c := range children {
+		if _, err := c.line(); err != nil {
+			return nil, err
+		}
+	}
+	at := now() + int64(3*time.Millisecond)
+	for _, c := range children {
+		if _, err := fmt.Fprintln(c.stdin, at); err != nil {
+			return nil, err
+		}
+	}
+	return children, nil
+}
+
+// awaitStart is the child's side of startTogether: it returns when it is to begin.
+func awaitStart() (at int64, err error) {
+	fmt.Println("ready")
+	if _, err := fmt.Scanln(&at); err != nil {
+		return 0, err
+	}
+	time.Sleep(time.Duration(at - now()))
+	return at, nil
+}
+
+// longContext returns a context that can end and does not, as in a program that uses one.
+func longContext() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), time.Hour)
 }
 
 // holdJob locks as many files as it is told and holds them until it is stopped.

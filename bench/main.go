@@ -7,10 +7,8 @@ package main
 import (
 	"cmp"
 	_ "embed"
-	"errors"
 	"flag"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -35,24 +33,25 @@ type scenario struct {
 var scenarios = []scenario{
 	uncontendedScenario,
 	handoverScenario,
+	processesScenario,
 	cancelScenario,
 	goroutinesScenario,
 	foreignScenario,
 	readwriteScenario,
-	processesScenario,
 	fairScenario,
 	waitersScenario,
+	slotsScenario,
 }
 
 // A bench is one run.
 type bench struct {
-	*record
-	quick bool
-	smoke bool
-	only  []string // candidates; nil: all
-	dir   string   // on a disk
-	shm   string   // on tmpfs, or ""
-	bareC string   // the compiled bare.c, or ""
+	*record // of the scenario that is measured now
+	quick   bool
+	smoke   bool
+	only    []string // candidates; nil: all
+	dir     string   // on a disk
+	shm     string   // on tmpfs, or ""
+	bareC   string   // the compiled bare.c, or ""
 }
 
 func main() {
@@ -71,40 +70,62 @@ func main() {
 	only := flag.String("only", "", "candidates, separated by commas, besides flockctx; default all")
 	quick := flag.Bool("quick", false, "measure for shorter, and fewer candidates")
 	smoke := flag.Bool("smoke", false, "run everything once, for so short that the figures mean nothing")
-	out := flag.String("out", "", "write the report and data.json into this `directory`")
-	keep := flag.Bool("keep", false, "keep what the report in -out has of other scenarios")
-	again := flag.String("rewrite", "", "measure nothing: write the report in this `directory` anew from its data.json")
-	readme := flag.String("readme", "", "with -out or -rewrite: write the summary into this `file` too")
+	out := flag.String("out", "", "write the report into this `directory`, from its records and those of this run, which take the place of older ones of the same scenarios")
+	again := flag.String("rewrite", "", "measure nothing: write the report in this `directory` anew from its records")
+	readme := flag.String("readme", "", "put the summary also into this `file`, between its marks")
 	note := flag.String("note", "", "a `remark` for the report, such as what else the machine does")
 	dir := flag.String("dir", "", "lock files below this `directory`; default: a temporary one on a disk")
 	flag.Parse()
-	if *again != "" {
-		if err := publish(*again, *readme); err != nil {
-			fmt.Fprintln(os.Stderr, "bench:", err)
-			os.Exit(1)
+	err := func() error {
+		if *again == "" {
+			b := &bench{quick: *quick || *smoke, smoke: *smoke}
+			if *only != "" {
+				b.only = strings.Split(*only, ",")
+			}
+			var picked []string
+			if *pick != "" {
+				picked = strings.Split(*pick, ",")
+			}
+			if err := b.measure(picked, *dir, *out, *note); err != nil {
+				return err
+			}
 		}
-		return
-	}
-	err := measure(*pick, *only, *quick || *smoke, *smoke, *keep, *dir, *out, *note)
-	if err == nil && *out != "" && *readme != "" {
-		err = publish(*out, *readme)
-	}
+		if *again == "" && *out == "" {
+			return nil
+		}
+		return publish(cmp.Or(*again, *out), *readme)
+	}()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func measure(pick, only string, quick, smoke, keep bool, dir, out, note string) error {
-	b := &bench{record: newRecord(), quick: quick, smoke: smoke}
-	if note != "" {
-		b.note("%s", note)
+// publish makes the report of the records in dir.
+func publish(dir, readme string) error {
+	r, err := loadReport(dir)
+	if err != nil {
+		return err
 	}
-	if only != "" {
-		b.only = strings.Split(only, ",")
+	if err := r.write(dir); err != nil {
+		return err
+	}
+	if readme != "" {
+		return r.quote(readme)
+	}
+	return nil
+}
+
+// measure runs the scenarios that are picked, or all, and saves a record of each in out,
+// or prints it.
+func (b *bench) measure(picked []string, dir, out, note string) error {
+	for _, name := range picked { // before the time is spent
+		if !slices.ContainsFunc(scenarios, func(s scenario) bool { return s.name == name }) {
+			return fmt.Errorf("no scenario %q", name)
+		}
 	}
 	var err error
-	if out != "" { // before the time is spent
+	if out != "" {
 		if err := os.MkdirAll(out, 0o755); err != nil {
 			return err
 		}
@@ -119,54 +140,52 @@ func measure(pick, only string, quick, smoke, keep bool, dir, out, note string) 
 		}
 		defer os.RemoveAll(b.shm)
 	}
-	b.compile()
+	missing := b.compile()
 	for _, s := range scenarios {
-		if pick != "" && !slices.Contains(strings.Split(pick, ","), s.name) {
+		if picked != nil && !slices.Contains(picked, s.name) {
 			continue
 		}
-		start := time.Now()
+		b.record = newRecord(s.name, b.quick)
+		for _, text := range []string{note, missing} {
+			if text != "" {
+				b.note("%s", text)
+			}
+		}
+		start, before := time.Now(), readProcessors()
 		fmt.Fprintf(os.Stderr, "%s …", s.name)
 		if err := s.run(b); err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
 		fmt.Fprintf(os.Stderr, " %.0f s\n", time.Since(start).Seconds())
-		b.Scenarios = append(b.Scenarios, s.name)
-	}
-	b.Finished, b.Load = time.Now(), load()
-	if out == "" {
-		return b.write(os.Stdout)
-	}
-	if keep {
-		old, err := readRecord(out)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		after := readProcessors()
+		b.Stolen = digits(float64(after.stolen-before.stolen)/float64(max(after.all-before.all, 1)), 3)
+		b.Finished, b.LoadAfter = time.Now().UTC().Truncate(time.Second), load()
+		if out == "" {
+			fmt.Print(report{s.name: b.record}.scenarioPage(s))
+		} else if err := b.save(out); err != nil {
 			return err
 		}
-		if err == nil {
-			b.merge(old)
-		}
 	}
-	return b.save(out)
+	return nil
 }
 
-// compile builds the candidate in C, if there is a compiler.
-func (b *bench) compile() {
+// compile builds the candidate in C, and says why it could not.
+func (b *bench) compile() string {
 	src, bin := filepath.Join(b.dir, "bare.c"), filepath.Join(b.dir, "bare")
 	if err := os.WriteFile(src, bareSource, 0o600); err != nil {
-		b.note("no %s: %v", bareC, err)
-		return
+		return fmt.Sprintf("left out: %s: %v", bareC, err)
 	}
 	for _, cc := range []string{"cc", "gcc", "clang"} {
 		if _, err := exec.LookPath(cc); err != nil {
 			continue
 		}
 		if text, err := exec.Command(cc, "-O2", "-o", bin, src).CombinedOutput(); err != nil {
-			b.note("no %s: %s: %v: %s", bareC, cc, err, text)
-			return
+			return fmt.Sprintf("left out: %s: %s: %v: %s", bareC, cc, err, text)
 		}
 		b.bareC = bin
-		return
+		return ""
 	}
-	b.note("no %s: no C compiler", bareC)
+	return fmt.Sprintf("left out: %s: no C compiler", bareC)
 }
 
 // wants returns those of the candidates with these names that are to be measured.

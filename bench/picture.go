@@ -3,206 +3,278 @@
 package main
 
 import (
-	"bytes"
+	"encoding/xml"
 	"fmt"
-	"html"
 	"math"
+	"slices"
 	"strings"
 )
 
-// A picture shows bars of one or more cases of a scenario, one panel for each.
+// A picture is an SVG: panels below each other, in each a mark for every candidate on one
+// axis. It says itself what it shows, in light and in dark.
 type picture struct {
-	title  string // what is shown, of what, and which way is better
-	panels []panel
+	name, scenario string
+	title          string
+	metric         string
+	cases          []panel
+	cands          []string // those that are there, in any order; nil: all
+	front          bool     // on the first page
+	log            bool     // dots on a logarithmic axis, instead of bars
+	axis           string   // what is on it, with its unit
+	unit           float64  // of the axis, in that of the metric
 }
 
-type panel struct {
-	title, kase, metric string
-	cands               []string
+// A panel is a case, under a heading unless it is alone.
+type panel struct{ kase, heading string }
+
+var pictures = []picture{
+	{
+		name: "waits", scenario: "goroutines", metric: "longest wait", front: true,
+		title: "256 goroutines share a lock for 1.5 s: the longest wait of any",
+		cases: []panel{{"256 goroutines, hold 100µs", ""}},
+		cands: []string{ours, gofrs1, gofrs10, locked, fmutex, fsl, bare},
+		axis:  "milliseconds – shorter is better", unit: 1e6,
+	},
+	{
+		name: "foreign", scenario: "foreign", metric: "its longest wait", front: true,
+		title: "One more process beside 64 busy goroutines: its longest wait",
+		cases: []panel{{"64 goroutines, hold 100µs", ""}},
+		cands: []string{ours, gofrs1, gofrs10, locked, fmutex, fsl, bare},
+		axis:  "milliseconds – shorter is better", unit: 1e6,
+	},
+	{
+		name: "handover", scenario: "handover", metric: "p50", front: true, log: true,
+		title: "A process waits: from the release by another to its own lock, median",
+		cases: []panel{{"2 processes", ""}},
+		cands: []string{oursKept, gofrs1, gofrs10, locked, fmutex, fsl, bare, bareC},
+		axis:  "microseconds, each line ten times the one before – left is better", unit: 1e3,
+	},
+	{
+		name: "uncontended", scenario: "uncontended", metric: "lock and release",
+		title: "Lock and release where nobody else wants the lock",
+		cases: []panel{{"by path, exclusive, *", "by path: open, lock, release, close"}, {"kept, exclusive, *", "file kept open, where the library can do that"}},
+		cands: []string{ours, oursKept, gofrs10, gofrsStat, locked, fmutex, fsl, bare, bareStat, bareC},
+		axis:  "microseconds – shorter is better", unit: 1e3,
+	},
+	processesPicture(0), processesPicture(5), processesPicture(50),
+	{
+		name: "cancel", scenario: "cancel", metric: "p50",
+		title: "From the cancel of a context to the return of Lock, median",
+		cases: []panel{{"parked", "behind a goroutine of the same process"}, {"another process holds it", "behind another process"}},
+		axis:  "microseconds – shorter is better", unit: 1e3,
+	},
+	{
+		name: "goroutines", scenario: "goroutines", metric: "throughput",
+		title: "256 goroutines share a lock: grants per second",
+		cases: []panel{{"256 goroutines, hold 100µs", ""}},
+		axis:  "thousands per second – longer is better", unit: 1e3,
+	},
+	{
+		name: "readwrite", scenario: "readwrite", metric: "throughput",
+		title: "4 processes of 16 goroutines read and write: grants per second",
+		cases: []panel{{"50:50, 4 processes with 16 goroutines each", "half of them write"}, {"99:1, 4 processes with 16 goroutines each", "1 in 100 writes"}},
+		axis:  "thousands per second – longer is better", unit: 1e3,
+	},
+	{
+		name: "fair", scenario: "fair", metric: "longest wait to write", log: true,
+		title: "The longest wait of a writer within 1.5 s, with Fair and without",
+		cases: []panel{{"a writer beside readers of 3 processes", "a writer beside readers of 3 processes"}, {"16 writers", "16 writers"}, {"99:1, 16 processes", "16 processes that write now and then"}},
+		axis:  "milliseconds, each line ten times the one before – left is better", unit: 1e6,
+	},
+	{
+		name: "waiters", scenario: "waiters", metric: "CPU", log: true,
+		title: "1000 goroutines wait for 1000 files: processor time while nothing happens",
+		cases: []panel{{"1000 waiters on 1000 files", ""}},
+		axis:  "per cent of a core, each line ten times the one before – left is better", unit: 1,
+	},
+	{
+		name: "slots", scenario: "slots", metric: "time",
+		title: "A command in one of three slots: time for each",
+		cases: []panel{{"6 starters, 3 slots", ""}},
+		axis:  "milliseconds – shorter is better", unit: 1e6,
+	},
 }
 
-var (
-	barsKept   = []string{oursKept, gofrs1, gofrs10, locked, fmutex, bare}
-	barsByPath = []string{ours, gofrs1, gofrs10, locked, fmutex, bare}
-)
-
-// pictures are those of the scenarios.
-var pictures = map[string]picture{
-	"uncontended": {"Time to lock and release a lock that nobody else wants (shorter is better)", []panel{
-		{"opening the file each time", "by path, exclusive", "lock and release", []string{ours, gofrs10, gofrsStat, locked, fmutex, bareStat, bare}},
-		{"on a file that is kept open, where that can be had", "kept, exclusive", "lock and release", []string{oursKept, gofrs10, locked, fmutex, bareStat, bare}},
-	}},
-	"handover": {"From one process's release to the next one's grant, median (shorter is better)", []panel{
-		{"2 processes", "2 processes", "p50", barsKept},
-		{"16 processes", "16 processes", "p50", barsKept},
-	}},
-	"cancel": {"Time from the cancel to the return, median (shorter is better)", []panel{
-		{"while another process holds the lock", "another process holds it", "p50", []string{oursKept, oursPoll, gofrs1, gofrs10, fsl}},
-	}},
-	"goroutines": {"256 goroutines of one process that lock a file for 100 µs each, for 1.5 s", []panel{
-		{"the longest that one of them waited (shorter is better)", "256 goroutines, hold 100µs", "longest wait", barsByPath},
-		{"grants per second (longer is better)", "256 goroutines, hold 100µs", "throughput", barsByPath},
-	}},
-	"foreign": {"Another process beside 64 goroutines that lock for 100 µs each, again and again", []panel{
-		{"the longest that it waited, in 2 s (shorter is better)", "64 goroutines, hold 100µs", "its longest wait", barsByPath},
-	}},
-	"readwrite": {"Half readers, half writers: 4 processes with 16 goroutines each", []panel{
-		{"the longest that a writer waited (shorter is better)", "50:50, 4 processes with 16 goroutines each", "longest wait to write", barsKept},
-		{"shared locks per second (longer is better)", "50:50, 4 processes with 16 goroutines each", "read throughput", barsKept},
-	}},
-	"processes": {"4 processes that take one lock for 5 µs, again and again", []panel{
-		{"grants per second (longer is better)", "4 processes, section 5µs", "throughput", []string{oursKept, gofrs1, gofrs10, locked, bareStat, bare}},
-		{"the longest that one of them waited (shorter is better)", "4 processes, section 5µs", "longest wait", []string{oursKept, gofrs1, gofrs10, locked, bareStat, bare}},
-	}},
-	"fair": {"The longest wait to write, in 1.5 s (shorter is better)", []panel{
-		{"a writer beside readers of 3 processes", fairWriter, "longest wait to write", []string{oursFair, oursKept, bare}},
-		{"16 processes that write", fairWriters, "longest wait to write", []string{oursFair, oursKept, bare}},
-	}},
-	"waiters": {"1000 goroutines that wait for 1000 files", []panel{
-		{"processor time, of a core (shorter is better)", "1000 waiters on 1000 files", "CPU", []string{ours, gofrs1, gofrs10, locked, fmutex, bare}},
-		{"threads (shorter is better)", "1000 waiters on 1000 files", "threads", []string{ours, gofrs1, gofrs10, locked, fmutex, bare}},
-	}},
+// processesPicture returns that of a section of so many microseconds. Each has an axis of
+// its own: the shorter the section, the more of them there are.
+func processesPicture(us int) picture {
+	return picture{
+		name: fmt.Sprintf("processes-%d", us), scenario: "processes", metric: "throughput",
+		title: fmt.Sprintf("4 processes take one lock again and again, for %d µs: grants per second", us),
+		cases: []panel{{fmt.Sprintf("4 processes, %d µs", us), ""}},
+		axis:  "thousands per second – longer is better", unit: 1e3,
+	}
 }
 
-// In a README the picture is some 800 pixels wide, on a telephone half of that.
+// The sizes of a picture, in pixels. A README on GitHub has some 830 of them.
 const (
-	pictureWidth = 760
-	labelWidth   = 170
-	barWidth     = 470
-	barHeight    = 22
+	pictureWidth  = 760
+	axisLeft      = 210 // the names stand before it
+	axisRight     = 680 // the greatest value's text after it
+	rowHeight     = 26
+	headingHeight = 30
 )
 
-// picture returns the picture of a scenario as SVG, nil where a panel of it was not
-// measured.
-func (r *record) picture(scenario string) []byte {
-	p, ok := pictures[scenario]
-	if !ok {
+const pictureStyle = `<style>
+.bg{fill:#fff}text{font:14px system-ui,-apple-system,"Segoe UI","DejaVu Sans",sans-serif;fill:#1f2328}
+.title{font-size:16px;font-weight:600}.small{font-size:12px;fill:#59636e}.head{font-weight:600}
+.own{fill:#0b5fc4}text.own{font-weight:600}.peer{fill:#a3abb5}.grid{stroke:#d8dee4}
+@media(prefers-color-scheme:dark){.bg{fill:#0d1117}text{fill:#f0f6fc}.small{fill:#9198a1}
+.own{fill:#58a6ff}.peer{fill:#6e7681}.grid{stroke:#30363d}}
+</style>
+`
+
+// A mark is a candidate in a panel.
+type mark struct {
+	cand  string
+	value float64 // in the unit of the axis
+	text  string
+}
+
+// marks returns those of a panel, the best first.
+func (p picture) marks(r report, kase string) (m []mark) {
+	rec := r[p.scenario]
+	if rec == nil {
 		return nil
 	}
-	var body strings.Builder
-	y := 34
-	for _, panel := range p.panels {
-		next, ok := r.drawPanel(&body, scenario, panel, y)
-		if !ok {
-			return nil
+	for _, c := range rec.Cells {
+		prefix, any := strings.CutSuffix(kase, "*")
+		if c.Metric != p.metric || c.Case != kase && !(any && strings.HasPrefix(c.Case, prefix)) || p.cands != nil && !slices.Contains(p.cands, c.Cand) {
+			continue
 		}
-		y = next
+		if slices.ContainsFunc(m, func(o mark) bool { return o.cand == c.Cand }) { // another file system
+			continue
+		}
+		if v := median(c.Rounds); v > 0 {
+			m = append(m, mark{c.Cand, v / p.unit, short(v/p.unit) + p.suffix(c.Unit)})
+		}
 	}
-	var out bytes.Buffer
-	fmt.Fprintf(&out, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" height="%d" role="img" aria-label="%s">
-<style>
-text { font: 14px -apple-system, "Segoe UI", "Liberation Sans", Arial, sans-serif; fill: #1f2328 }
-.title { font-weight: 600; font-size: 15px } .panel { fill: #59636e } .tick { font-size: 12px; fill: #59636e }
-.ours { fill: #0b5fc4 } .peer { fill: #b4bcc6 } .axis { stroke: #d1d9e0 } .back { fill: #ffffff }
-@media (prefers-color-scheme: dark) {
-text { fill: #f0f6fc } .panel, .tick { fill: #9198a1 }
-.ours { fill: #58a6ff } .peer { fill: #59636e } .axis { stroke: #3d444d } .back { fill: #0d1117 }
-}
-</style>
-<rect class="back" width="100%%" height="100%%"/>
-<text class="title" x="10" y="24">%s</text>
-%s</svg>
-`, pictureWidth, y, pictureWidth, y, html.EscapeString(p.title), html.EscapeString(p.title), body.String())
-	return out.Bytes()
+	slices.SortStableFunc(m, func(a, b mark) int {
+		if a.value < b.value != greaterIsBetter[p.metric] {
+			return -1
+		}
+		return 1
+	})
+	return m
 }
 
-// drawPanel draws a panel whose upper edge is at y, and returns its lower one.
-func (r *record) drawPanel(out *strings.Builder, scenario string, p panel, y int) (int, bool) {
-	type bar struct {
-		name  string
-		value float64
-		mine  bool
+// suffix is what the unit of the axis is called after a figure.
+func (p picture) suffix(unit string) string {
+	switch {
+	case unit == "ns" && p.unit == 1e6:
+		return " ms"
+	case unit == "ns" && p.unit == 1e3:
+		return " µs"
+	case unit == "/s" && p.unit == 1e3:
+		return " k/s"
 	}
-	var bars []bar
-	unit, most := "", 0.0
-	for _, name := range p.cands {
-		for _, c := range r.Cells {
-			// The first file system, where the name of the case goes on with one.
-			if c.Scenario != scenario || c.Cand != name || c.Metric != p.metric || c.Case != p.kase && !strings.HasPrefix(c.Case, p.kase+", ") {
-				continue
+	return " " + unit
+}
+
+// draw returns the picture, or "" where nothing of it was measured.
+func (p picture) draw(r report) string {
+	var panels [][]mark
+	var headings []string
+	least, greatest := math.Inf(1), 0.0
+	for _, c := range p.cases {
+		m := p.marks(r, c.kase)
+		if len(m) == 0 {
+			continue
+		}
+		panels, headings = append(panels, m), append(headings, c.heading)
+		for _, o := range m {
+			least, greatest = min(least, o.value), max(greatest, o.value)
+		}
+	}
+	if len(panels) == 0 {
+		return ""
+	}
+	ticks := linearTicks(greatest)
+	if p.log {
+		ticks = decades(least, greatest)
+	}
+	first, last := ticks[0], max(ticks[len(ticks)-1], greatest)
+	x := func(v float64) float64 {
+		if p.log {
+			return axisLeft + (axisRight-axisLeft)*math.Log(v/first)/math.Log(last/first)
+		}
+		return axisLeft + (axisRight-axisLeft)*v/last
+	}
+	var body strings.Builder
+	y := 44.0
+	for i, marks := range panels {
+		if headings[i] != "" {
+			fmt.Fprintf(&body, `<text class="head" x="16" y="%.0f">%s</text>`+"\n", y+20, escape(headings[i]))
+			y += headingHeight
+		}
+		bottom := y + float64(len(marks)*rowHeight)
+		for _, t := range ticks {
+			fmt.Fprintf(&body, `<line class="grid" x1="%.1f" x2="%.1f" y1="%.0f" y2="%.0f"/>`+"\n", x(t), x(t), y, bottom)
+		}
+		for _, m := range marks {
+			class := "peer"
+			if strings.HasPrefix(m.cand, ours) {
+				class = "own"
 			}
-			v := median(c.Rounds)
-			if math.IsNaN(v) {
-				break
+			weight := ""
+			if class == "own" {
+				weight = ` class="own"`
 			}
-			bars = append(bars, bar{name, v, strings.HasPrefix(name, ours)})
-			unit, most = c.Unit, max(most, v)
+			middle := y + rowHeight/2
+			fmt.Fprintf(&body, `<text%s x="%d" y="%.0f" text-anchor="end">%s</text>`, weight, axisLeft-10, middle+5, escape(label(m.cand)))
+			end := x(m.value)
+			if p.log {
+				fmt.Fprintf(&body, `<circle class="%s" cx="%.1f" cy="%.0f" r="7"/>`, class, end, middle)
+				end += 5
+			} else {
+				fmt.Fprintf(&body, `<rect class="%s" x="%d" y="%.0f" width="%.1f" height="%d"/>`, class, axisLeft, middle-8, max(end-axisLeft, 1), 16)
+			}
+			fmt.Fprintf(&body, `<text%s x="%.1f" y="%.0f">%s</text>`+"\n", weight, end+7, middle+5, escape(m.text))
+			y += rowHeight
+		}
+		y = bottom + 4
+	}
+	for _, t := range ticks {
+		fmt.Fprintf(&body, `<text class="small" x="%.1f" y="%.0f" text-anchor="middle">%s</text>`+"\n", x(t), y+14, tickText(t))
+	}
+	fmt.Fprintf(&body, `<text class="small" x="%d" y="%.0f" text-anchor="middle">%s</text>`+"\n", (axisLeft+axisRight)/2, y+34, escape(p.axis))
+	height := y + 46
+	return fmt.Sprintf(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %[1]d %[2]d" width="%[1]d" height="%[2]d" role="img"><title>%[3]s</title>
+%[4]s<rect class="bg" width="100%%" height="100%%"/>
+<text class="title" x="16" y="26">%[3]s</text>
+%[5]s</svg>
+`, pictureWidth, int(height), escape(p.title), pictureStyle, body.String())
+}
+
+func escape(s string) string {
+	var b strings.Builder
+	xml.EscapeText(&b, []byte(s)) // a Builder does not fail
+	return b.String()
+}
+
+// linearTicks returns some round values from 0 on, up to the greatest.
+func linearTicks(greatest float64) (t []float64) {
+	step := math.Pow(10, math.Floor(math.Log10(greatest)))
+	for _, f := range []float64{0.1, 0.2, 0.5, 1, 2} {
+		if greatest/(step*f) <= 6 {
+			step *= f
 			break
 		}
 	}
-	if len(bars) < 2 || most == 0 {
-		return 0, false
+	for i := 0; float64(i)*step <= greatest*1.0001; i++ {
+		t = append(t, float64(i)*step)
 	}
-	fmt.Fprintf(out, "<text class=\"panel\" x=\"10\" y=\"%d\">%s</text>\n", y+20, html.EscapeString(p.title))
-	y += 32
-	step := tickStep(most)
-	bottom := y + len(bars)*barHeight
-	for v := 0.0; v <= most*1.0001; v += step {
-		x := labelWidth + barWidth*v/most
-		fmt.Fprintf(out, "<line class=\"axis\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" y2=\"%d\"/><text class=\"tick\" x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%s</text>\n",
-			x, x, y, bottom, x, bottom+16, tick(v, unit))
-	}
-	for i, b := range bars {
-		class, top := "peer", y+i*barHeight
-		if b.mine {
-			class = "ours"
-		}
-		width := max(barWidth*b.value/most, 1.5)
-		fmt.Fprintf(out, "<text x=\"%d\" y=\"%d\" text-anchor=\"end\">%s</text><rect class=\"%s\" x=\"%d\" y=\"%d\" width=\"%.1f\" height=\"%d\"/><text x=\"%.1f\" y=\"%d\">%s</text>\n",
-			labelWidth-8, top+16, html.EscapeString(shown(b.name)), class, labelWidth, top+3, width, barHeight-6, labelWidth+width+6, top+16, amount(b.value, unit))
-	}
-	return bottom + 28, true
+	return t
 }
 
-// shown returns the name of a candidate as a reader who knows none of them needs it.
-func shown(cand string) string {
-	switch cand {
-	case oursKept:
-		return "flockctx"
-	case gofrs1:
-		return "gofrs/flock, 1 ms"
-	case gofrs10:
-		return "gofrs/flock, 10 ms"
-	case gofrsStat:
-		return "gofrs/flock + stat"
-	case bare:
-		return "flock(2) from Go"
-	case bareStat:
-		return "flock(2), stat(2)"
-	}
-	return cand
-}
-
-// amount prints v. What is counted by the second the panel's title says.
-func amount(v float64, unit string) string {
-	if unit != "/s" || v < 100 {
-		return format(v, unit)
-	}
-	s := fmt.Sprintf("%.0f", v)
-	for i := len(s) - 3; i > 0; i -= 3 {
-		s = s[:i] + "," + s[i:]
-	}
-	return s
-}
-
-// tickStep returns a round distance of the ticks from 0 to most.
-func tickStep(most float64) float64 {
-	p := math.Pow(10, math.Floor(math.Log10(most)))
-	for _, m := range []float64{0.2, 0.25, 0.5, 1, 2} {
-		if most/(m*p) <= 5 {
-			return m * p
+// decades returns the powers of ten around the values.
+func decades(least, greatest float64) (t []float64) {
+	for e := math.Floor(math.Log10(least)); ; e++ {
+		t = append(t, math.Pow(10, e))
+		if t[len(t)-1] >= greatest {
+			return t
 		}
 	}
-	return 2 * p
 }
 
-func tick(v float64, unit string) string {
-	if v == 0 {
-		return "0"
-	}
-	n, u, _ := strings.Cut(amount(v, unit), " ")
-	if strings.Contains(n, ".") {
-		n = strings.TrimRight(strings.TrimRight(n, "0"), ".")
-	}
-	return strings.TrimSpace(n + " " + u)
-}
+func tickText(v float64) string { return fmt.Sprintf("%.6g", v) }

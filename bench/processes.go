@@ -13,38 +13,76 @@ import (
 var processesScenario = scenario{
 	name:  "processes",
 	title: "Processes that take one lock again and again",
-	about: "2, 4 and 16 processes of one goroutine, each with a handle that it keeps where the candidate can do that; " +
-		"each locks, computes for the section, unlocks, and begins again at once. This is a queue of jobs on disk that several workers take from. " +
-		"Throughput of all together, the longest wait of any of them, and the CPU time that a grant costs. " +
-		"Who unlocks and locks at once often has the lock again before a waiter is awake: that is fast, and lets the others wait. " +
-		"A poller that sleeps leaves the lock to the one that runs, and is fast for the same reason. " +
-		"The raw calls with which flockctx compares are flock, stat, flock: those of a lock that verifies its path.",
+	about: "2, 4 and 16 processes lock one file, compute for 0, 5, 50 or 500 µs under the lock, release it and come back at once. Where a candidate can keep the file open between locks, it does. " +
+		"This is a counter, a log or a small database that workers share. " +
+		"Grants per second of all processes together; the longest wait of any, which counts those that were still waiting when time was up; and the CPU time of all processes that a grant costs, the computing included. " +
+		"Who lets a process that has just released the lock take it again at once has the best throughput, and the longest waits.",
 	run: (*bench).processes,
 }
 
-var (
-	processCounts = []int{2, 4, 16}
-	sections      = []time.Duration{0, 5 * time.Microsecond, 50 * time.Microsecond, 500 * time.Microsecond}
-)
+// What processesJob returns, and bare.c.
+type processesResult struct {
+	Grants  int64
+	Elapsed int64
+	CPU     int64
+	Longest int64 // wait
+}
+
+func processesJob(j *job) (any, error) {
+	h, err := find(j.Cand).open(j.Path, false)
+	if err != nil {
+		return nil, err
+	}
+	// As a program that could be cancelled.
+	ctx, cancel := longContext()
+	defer cancel()
+	start, err := awaitStart()
+	if err != nil {
+		return nil, err
+	}
+	used, end := cpu(), start+int64(j.For)
+	var r processesResult
+	for {
+		before := now()
+		if err := h.Lock(ctx); err != nil {
+			return nil, err
+		}
+		t := now()
+		r.Longest = max(r.Longest, min(t, end)-before)
+		if t < end {
+			r.Grants++
+			if j.Hold > 0 {
+				for until := t + int64(j.Hold); now() < until; {
+				}
+			}
+		}
+		if err := h.Unlock(); err != nil {
+			return nil, err
+		}
+		if t >= end {
+			r.Elapsed, r.CPU = int64(j.For), cpu()-used
+			return r, h.Close()
+		}
+	}
+}
 
 func (b *bench) processes() error {
-	cands := b.wants(oursKept, ours, gofrs1, gofrs10, locked, bare, bareStat, bareC)
+	cands := b.wants(oursKept, bare, bareStat, bareC, gofrs1, gofrs10, locked)
 	if b.quick && b.only == nil {
-		cands = b.wants(oursKept, gofrs10, bareStat)
+		cands = b.wants(oursKept, bare, bareStat)
 	}
-	rounds, length := pick(b, 3, 1, 1), pick(b, 400*time.Millisecond, 300*time.Millisecond, 50*time.Millisecond)
-	for _, n := range pick(b, processCounts, processCounts[1:2], processCounts[:1]) {
-		for _, section := range pick(b, sections, sections, sections[1:2]) {
-			kase := fmt.Sprintf("%d processes, section %v", n, section)
+	rounds, length := pick(b, 6, 3, 1), pick(b, 300*time.Millisecond, 60*time.Millisecond, 10*time.Millisecond)
+	for _, n := range pick(b, []int{2, 4, 16}, []int{2, 4, 16}, []int{2}) {
+		for _, us := range []int{0, 5, 50, 500} {
+			kase := fmt.Sprintf("%d processes, %d µs", n, us)
 			err := b.rounds(rounds, cands, func(c *candidate) error {
-				j := job{Do: "goroutines", Cand: c.name, Path: filepath.Join(b.dir, "processes"), N: 1, Hold: section, For: length}
-				r, err := b.together(n, j)
+				r, err := b.processesOnce(c, n, time.Duration(us)*time.Microsecond, length)
 				if err != nil {
 					return err
 				}
-				b.add("processes", kase, c.name, "throughput", "/s", float64(r.Grants)/(float64(r.Elapsed)/1e9))
-				b.add("processes", kase, c.name, "longest wait", "ns", float64(r.Wait.Max))
-				b.add("processes", kase, c.name, "CPU per grant", "ns", float64(r.CPU)/float64(max(r.Grants, 1)))
+				b.add(kase, c.name, "throughput", "/s", float64(r.Grants)/(float64(r.Elapsed)/1e9))
+				b.add(kase, c.name, "longest wait", "ns", float64(r.Longest))
+				b.add(kase, c.name, "CPU per grant", "ns", float64(r.CPU)/float64(max(r.Grants, 1)))
 				return nil
 			})
 			if err != nil {
@@ -55,8 +93,27 @@ func (b *bench) processes() error {
 	return nil
 }
 
-// startLoop starts the candidate in C on a job of one goroutine.
-func (b *bench) startLoop(j job) (*child, error) {
-	n := func(v int64) string { return strconv.FormatInt(v, 10) }
-	return startCommand(exec.Command(b.bareC, "loop", j.Path, n(j.Start), n(int64(j.For)), n(int64(j.Hold))))
+// processesOnce has n processes at work for length, and adds up what they did.
+func (b *bench) processesOnce(c *candidate, n int, hold, length time.Duration) (sum processesResult, err error) {
+	path := filepath.Join(b.dir, "processes")
+	children, err := startTogether(n, func(int) (*child, error) {
+		if c.name == bareC {
+			return startCommand(exec.Command(b.bareC, "again", path, strconv.Itoa(int(length)), strconv.Itoa(int(hold))))
+		}
+		return startJob(job{Do: "processes", Cand: c.name, Path: path, Hold: hold, For: length})
+	})
+	if err != nil {
+		return sum, err
+	}
+	for _, ch := range children {
+		var r processesResult
+		if err := ch.wait(&r); err != nil {
+			return sum, err
+		}
+		sum.Grants += r.Grants
+		sum.CPU += r.CPU
+		sum.Elapsed = max(sum.Elapsed, r.Elapsed)
+		sum.Longest = max(sum.Longest, r.Longest)
+	}
+	return sum, nil
 }

@@ -22,9 +22,9 @@ func (b *bench) readwrite() error {
 	const hold = 10 * time.Microsecond
 	cands := b.wants(ours, oursKept, gofrs1, gofrs10, locked, fmutex, bare)
 	if b.quick && b.only == nil {
-		cands = b.wants(ours, oursKept, gofrs10, fmutex, bare)
+		cands = b.wants(oursKept, bare)
 	}
-	rounds, length := pick(b, 3, 1, 1), pick(b, 600*time.Millisecond, 500*time.Millisecond, 50*time.Millisecond)
+	rounds, length := pick(b, 5, 2, 1), pick(b, 600*time.Millisecond, 500*time.Millisecond, 50*time.Millisecond)
 	for _, processes := range pick(b, []int{1, 4}, []int{1, 4}, []int{1}) {
 		for _, read := range []int{99, 50} {
 			n := 64 / processes
@@ -39,11 +39,12 @@ func (b *bench) readwrite() error {
 					return err
 				}
 				s := float64(r.Elapsed) / 1e9
-				b.add("readwrite", kase, c.name, "read throughput", "/s", float64(r.Read.N)/s)
-				b.add("readwrite", kase, c.name, "write throughput", "/s", float64(r.Write.N)/s)
-				b.add("readwrite", kase, c.name, "longest wait to read", "ns", float64(r.Read.Max))
-				b.add("readwrite", kase, c.name, "write wait p50", "ns", r.Write.quantile(0.5))
-				b.add("readwrite", kase, c.name, "longest wait to write", "ns", float64(r.Write.Max))
+				b.add(kase, c.name, "throughput", "/s", float64(r.Read.N+r.Write.N)/s)
+				b.add(kase, c.name, "read throughput", "/s", float64(r.Read.N)/s)
+				b.add(kase, c.name, "write throughput", "/s", float64(r.Write.N)/s)
+				b.add(kase, c.name, "longest wait to read", "ns", float64(r.Read.Max))
+				b.add(kase, c.name, "write wait p50", "ns", r.Write.quantile(0.5))
+				b.add(kase, c.name, "longest wait to write", "ns", float64(r.Write.Max))
 				return nil
 			})
 			if err != nil {
@@ -55,17 +56,11 @@ func (b *bench) readwrite() error {
 }
 
 // together runs the same goroutines in several processes at the same time, and adds up.
-func (b *bench) together(processes int, j job) (goroutinesResult, error) {
-	return b.atOnce(repeat(processes, j))
-}
-
-// atOnce runs jobs that begin at the same time, and adds up.
-func (b *bench) atOnce(jobs []job) (sum goroutinesResult, err error) {
-	start := now() + int64(50*time.Millisecond)*int64(1+len(jobs))/2
+func (b *bench) together(processes int, j job) (sum goroutinesResult, err error) {
+	j.Start = now() + int64(50*time.Millisecond)*int64(1+processes)/2
 	var children []*child
-	for _, j := range jobs {
-		j.Start = start
-		c, err := b.startJob(j)
+	for range processes {
+		c, err := startJob(j)
 		if err != nil {
 			return sum, err
 		}
@@ -84,12 +79,4 @@ func (b *bench) atOnce(jobs []job) (sum goroutinesResult, err error) {
 		sum.Write.add(r.Write)
 	}
 	return sum, nil
-}
-
-// startJob starts a job, that of the candidate in C too.
-func (b *bench) startJob(j job) (*child, error) {
-	if j.Cand == bareC {
-		return b.startLoop(j)
-	}
-	return startJob(j)
 }

@@ -3,9 +3,7 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"io"
 	"math"
@@ -15,147 +13,154 @@ import (
 	"strings"
 )
 
-// report returns the files of the report: one page in short, and one for each scenario.
-func (r *record) report() map[string][]byte {
-	files := make(map[string][]byte)
-	page := func(name string, write func(io.Writer)) {
-		var b bytes.Buffer
-		write(&b)
-		files[name] = b.Bytes()
-	}
-	page("README.md", r.writeIndex)
-	page("targets.md", r.writeTargets)
-	for _, s := range r.measured() {
-		page(s.name+".md", func(w io.Writer) { r.writeScenario(w, s, true) })
-		if svg := r.picture(s.name); svg != nil {
-			files[s.name+".svg"] = svg
-		}
-	}
-	return files
-}
-
-// measured returns the scenarios that the record has.
-func (r *record) measured() (list []scenario) {
+// files returns all that is made from the records: name to content.
+func (r report) files() map[string]string {
+	m := map[string]string{"README.md": r.page()}
 	for _, s := range scenarios {
-		if slices.Contains(r.Scenarios, s.name) {
-			list = append(list, s)
+		if r[s.name] != nil {
+			m[s.name+".md"] = r.scenarioPage(s)
 		}
 	}
-	return list
+	for _, p := range pictures {
+		if svg := p.draw(r); svg != "" {
+			m[p.name+".svg"] = svg
+		}
+	}
+	return m
 }
 
-// write writes the scenarios as one text.
-func (r *record) write(w io.Writer) error {
-	out := bufio.NewWriter(w)
-	fmt.Fprintf(out, "%s\n", howToRead)
-	for _, s := range r.measured() {
-		r.writeScenario(out, s, false)
+// write writes the report into dir, where its records are.
+func (r report) write(dir string) error {
+	for name, text := range r.files() {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			return err
+		}
 	}
-	return out.Flush()
+	return nil
 }
 
-const howToRead = "Figures are medians over all rounds. After each stands how many times better flockctx is: " +
-	"of times and costs the candidate's divided by flockctx's, of throughput and grants flockctx's divided by the candidate's. " +
-	"**Above 1 flockctx is better.** It is the median of the ratios within each round; in brackets the least and the greatest."
-
-func (r *record) writeIndex(out io.Writer) {
-	fmt.Fprintf(out, "# flockctx beside its peers\n\n%s\n", r.writeSummary())
-	met, missed := 0, 0
-	for _, t := range r.verdicts() {
-		if t.met {
-			met++
-		} else {
-			missed++
+// where says on what machine the records were made, when, and what else it did.
+func (r report) where() string {
+	var machines, notes []string
+	var first, last *record
+	idle := 1.0
+	for _, s := range scenarios {
+		rec := r[s.name]
+		if rec == nil {
+			continue
 		}
-	}
-	if met+missed > 0 {
-		fmt.Fprintf(out, "\n**Targets:** %d of %d reached; which, and by how much the others are missed, is in [targets](targets.md).\n", met, met+missed)
-	}
-	fmt.Fprint(out, "\n## Scenarios\n\nEach with all its figures, their spread, and where a peer is better:\n\n")
-	for _, s := range r.measured() {
-		fmt.Fprintf(out, "- [%s](%s.md)\n", s.title, s.name)
-	}
-	for _, name := range []string{"goroutines", "handover", "waiters"} {
-		if r.picture(name) != nil {
-			fmt.Fprintf(out, "\n![%s](%s.svg)\n", pictures[name].title, name)
+		if m := strings.Join(rec.Machine, ", "); !slices.Contains(machines, m) {
+			machines = append(machines, m)
 		}
+		for _, n := range rec.Notes {
+			if !slices.Contains(notes, n) {
+				notes = append(notes, n)
+			}
+		}
+		if first == nil || rec.Started.Before(first.Started) {
+			first = rec
+		}
+		if last == nil || rec.Finished.After(last.Finished) {
+			last = rec
+		}
+		idle = min(idle, rec.Idle)
 	}
-	fmt.Fprintf(out, "\n## The run\n\nMeasured from %s to %s UTC, on:\n\n", r.Started.UTC().Format("2 January 2006, 15:04"), r.Finished.UTC().Format("15:04"))
-	for _, line := range r.Machine {
-		fmt.Fprintf(out, "- %s\n", line)
+	if first == nil {
+		return ""
 	}
-	fmt.Fprintf(out, "- load average at the end %s\n", r.Load)
-	for _, line := range r.Notes {
-		fmt.Fprintf(out, "- %s\n", line)
+	const day, minute = "2 January 2006", "15:04"
+	from, to := first.Started.UTC(), last.Finished.UTC()
+	end := to.Format(minute)
+	if from.Format(day) != to.Format(day) {
+		end = to.Format(day + ", " + minute)
 	}
-	fmt.Fprint(out, "\nEvery figure of every round is in [data.json](data.json).\n")
+	text := fmt.Sprintf("%s. Measured on %s to %s UTC. In the second before each scenario the processors were idle for at least %.0f %% of the time.",
+		strings.Join(machines, "; "), from.Format(day+", "+minute), end, 100*idle)
+	for _, n := range notes {
+		text += " " + strings.ToUpper(n[:1]) + n[1:] + "."
+	}
+	return text
 }
 
-func (r *record) writeScenario(out io.Writer, s scenario, own bool) {
-	mark := "##"
-	if own {
-		mark = "#"
-	}
-	fmt.Fprintf(out, "\n%s %s\n\n%s\n", mark, s.title, s.about)
-	if own {
-		fmt.Fprintf(out, "\n%s **Bold** where it is worse by more than 5 %%. "+
-			"Who keeps the file open is compared with flockctx kept, the others with flockctx by path. "+
-			"A dash: cannot be had, or too few samples for that percentile (ten have to lie beyond it).\n", howToRead)
-		if r.picture(s.name) != nil {
-			fmt.Fprintf(out, "\n![%s](%s.svg)\n", pictures[s.name].title, s.name)
+// page returns the first page: what everybody reads.
+func (r report) page() string {
+	var out bytes.Buffer
+	fmt.Fprintf(&out, "# flockctx beside its peers\n\n## In short\n\n")
+	r.writeSummary(&out)
+	fmt.Fprintf(&out, "\n%s\n", r.where())
+	r.writeTargets(&out)
+	fmt.Fprintf(&out, "\nEach page has all figures, with their spread and the state of the machine, and where others are better.\n")
+	for _, p := range pictures {
+		if p.front && p.draw(r) != "" {
+			fmt.Fprintf(&out, "\n[![%s](%s.svg)](%s.md)\n", p.title, p.name, p.scenario)
 		}
 	}
-	r.writeLosses(out, s.name)
-	r.writeGrowths(out, s.name)
-	for _, kase := range r.cases(s.name) {
-		r.writeTable(out, s.name, kase, mark+"#")
-	}
-	if !own {
-		return
-	}
-	fmt.Fprintf(out, "\n## Candidates\n\n| name | what it does |\n|---|---|\n")
-	for _, c := range candidates {
-		if slices.ContainsFunc(r.Cells, func(x *cell) bool { return x.Scenario == s.name && x.Cand == c.name }) {
-			fmt.Fprintf(out, "| %s | %s |\n", c.name, c.how)
-		}
-	}
-	fmt.Fprint(out, "\nThe machine and the time of the run are in [the summary](README.md).\n")
+	return out.String()
 }
 
-func (r *record) cases(scenario string) (names []string) {
+// scenarioPage returns the page of s.
+func (r report) scenarioPage(s scenario) string {
+	var out bytes.Buffer
+	rec := r[s.name]
+	fmt.Fprintf(&out, "# %s\n\n%s\n", s.title, s.about)
+	for _, p := range pictures {
+		if p.scenario == s.name && p.draw(r) != "" {
+			fmt.Fprintf(&out, "\n![%s](%s.svg)\n", p.title, p.name)
+		}
+	}
+	fmt.Fprintf(&out, "\nEach cell has the median of the rounds. After it, times flockctx's time, so above 1 flockctx is better (of what is better when greater, flockctx's figure as a multiple of the other's): "+
+		"the median of the ratios within each round and, in brackets, the least and the greatest of them. **Bold** where flockctx is worse by more than 5 %%. "+
+		"Who keeps the file open is compared with flockctx kept, who does not with flockctx, as far as both were measured. "+
+		"A quantile is there only where ten samples of a round are beyond it: p99 needs 1000, p90 100, p50 20.\n")
+	r.writeVerdicts(&out, s.name)
+	rec.writeLosses(&out)
+	for _, kase := range rec.cases() {
+		rec.writeTable(&out, kase)
+	}
+	rec.writeLegend(&out)
+	fmt.Fprintf(&out, "\n## The run\n\nOn %s, in %.0f seconds:\n\n", rec.Started.UTC().Format("2 January 2006, 15:04 UTC"), rec.Finished.Sub(rec.Started).Seconds())
+	for _, line := range slices.Concat(rec.Machine, []string{
+		fmt.Sprintf("processors idle for %.0f %% of the second before; %.1f %% of the run taken away by the host", 100*rec.Idle, 100*rec.Stolen),
+		"load averages before " + rec.LoadBefore + ", after " + rec.LoadAfter}, rec.Peers, rec.Notes) {
+		fmt.Fprintf(&out, "- %s\n", line)
+	}
+	if rec.Quick {
+		fmt.Fprint(&out, "- a quick run: fewer candidates, and fewer or shorter rounds\n")
+	}
+	fmt.Fprintf(&out, "\nAll rounds are in [%s.json](%[1]s.json); `go run . -run %[1]s -out results` in bench/ repeats it.\n", s.name)
+	return out.String()
+}
+
+func (r *record) cases() (names []string) {
 	for _, c := range r.Cells {
-		if c.Scenario == scenario && !slices.Contains(names, c.Case) {
+		if !slices.Contains(names, c.Case) {
 			names = append(names, c.Case)
 		}
 	}
 	return names
 }
 
-// better says which metrics are better when greater.
-var better = map[string]bool{"throughput": true, "throughput here": true, "grants to the other in 2 s": true,
-	"read throughput": true, "write throughput": true, "writer's throughput": true}
+// greaterIsBetter has the metrics of which that is so.
+var greaterIsBetter = map[string]bool{"throughput": true, "throughput here": true, "grants to the other in 2 s": true,
+	"read throughput": true, "write throughput": true}
 
-// times returns how many times better than c ref is.
-func times(ref, c *cell) ratio {
-	if better[c.Metric] {
-		return ratioOf(ref.Rounds, c.Rounds)
-	}
-	return ratioOf(c.Rounds, ref.Rounds)
-}
+// noRatio has the metrics that are neither good nor bad.
+var noRatio = map[string]bool{"samples": true}
 
-func (r *record) writeTable(out io.Writer, scenario, kase, mark string) {
+func (r *record) writeTable(out io.Writer, kase string) {
 	var cands, metrics []string
 	for _, c := range r.Cells {
-		if c.Scenario == scenario && c.Case == kase {
-			if !slices.Contains(cands, c.Cand) {
-				cands = append(cands, c.Cand)
-			}
-			if !slices.Contains(metrics, c.Metric) {
-				metrics = append(metrics, c.Metric)
-			}
+		if c.Case != kase {
+			continue
+		}
+		if !slices.Contains(cands, c.Cand) {
+			cands = append(cands, c.Cand)
+		}
+		if !slices.Contains(metrics, c.Metric) {
+			metrics = append(metrics, c.Metric)
 		}
 	}
-	fmt.Fprintf(out, "\n%s %s\n\n| |", mark, kase)
+	fmt.Fprintf(out, "\n## %s\n\n| |", kase)
 	for _, m := range metrics {
 		fmt.Fprintf(out, " %s |", m)
 	}
@@ -163,16 +168,14 @@ func (r *record) writeTable(out io.Writer, scenario, kase, mark string) {
 	for _, cand := range cands {
 		fmt.Fprintf(out, "| %s |", cand)
 		for _, m := range metrics {
-			c := r.find(scenario, kase, cand, m)
-			if c == nil {
+			c := r.find(kase, cand, m)
+			if c == nil || math.IsNaN(median(c.Rounds)) {
 				fmt.Fprint(out, " – |")
 				continue
 			}
 			text := format(median(c.Rounds), c.Unit)
 			if ref := r.reference(c); ref != nil {
-				if q := times(ref, c); !math.IsNaN(q.mid) {
-					text += " · " + q.markdown()
-				}
+				text += " · " + advantage(ref, c).markdown()
 			}
 			fmt.Fprintf(out, " %s |", text)
 		}
@@ -183,13 +186,20 @@ func (r *record) writeTable(out io.Writer, scenario, kase, mark string) {
 // reference returns the cell of flockctx that c is compared with, or nil. Like with like:
 // who keeps the file open is compared with who does.
 func (r *record) reference(c *cell) *cell {
-	byPath, kept, fair := r.find(c.Scenario, c.Case, ours, c.Metric), r.find(c.Scenario, c.Case, oursKept, c.Metric), r.find(c.Scenario, c.Case, oursFair, c.Metric)
+	if noRatio[c.Metric] {
+		return nil
+	}
+	for _, name := range []string{oursFair, slotsOurs} { // which are at issue where they are
+		if ref := r.find(c.Case, name, c.Metric); ref == c {
+			return nil
+		} else if ref != nil {
+			return ref
+		}
+	}
+	byPath, kept := r.find(c.Case, ours, c.Metric), r.find(c.Case, oursKept, c.Metric)
 	ref := byPath
 	if byPath == nil || kept != nil && find(c.Cand).keeps && c.Cand != oursKept {
 		ref = kept
-	}
-	if fair != nil {
-		ref = fair
 	}
 	if ref == c {
 		return nil
@@ -198,29 +208,26 @@ func (r *record) reference(c *cell) *cell {
 }
 
 // writeLosses says by how much which candidates are better than flockctx.
-func (r *record) writeLosses(out io.Writer, scenario string) {
+func (r *record) writeLosses(out io.Writer) {
 	type loss struct {
 		cases    int
 		min, max float64
 	}
 	losses := make(map[[2]string]*loss)
 	of := make(map[[2]string]int)
-	var metrics []string
+	var metrics, cands []string
 	for _, c := range r.Cells {
-		if c.Scenario != scenario || strings.HasPrefix(c.Cand, ours) {
-			continue
-		}
 		ref := r.reference(c)
-		if ref == nil {
+		if ref == nil || strings.HasPrefix(c.Cand, ours) {
 			continue
 		}
-		q := times(ref, c).mid
-		if math.IsNaN(q) {
-			continue
+		if !slices.Contains(cands, c.Cand) {
+			cands = append(cands, c.Cand)
 		}
 		key := [2]string{c.Metric, c.Cand}
 		of[key]++
-		if q >= 0.95 {
+		q := advantage(ref, c).mid
+		if !(q < 0.95) {
 			continue
 		}
 		if !slices.Contains(metrics, c.Metric) {
@@ -234,15 +241,16 @@ func (r *record) writeLosses(out io.Writer, scenario string) {
 		l.cases++
 		l.min, l.max = min(l.min, q), max(l.max, q)
 	}
+	fmt.Fprintf(out, "\n## Where others are better\n\n")
 	if len(metrics) == 0 {
-		fmt.Fprintf(out, "\nNo candidate is better here than flockctx by more than 5 %%.\n")
+		fmt.Fprintf(out, "By more than 5 %%: nowhere.\n")
 		return
 	}
-	fmt.Fprintf(out, "\nWho is better here than flockctx by more than 5 %%:\n\n")
+	fmt.Fprintf(out, "By more than 5 %%, with the ratio or its range (below 1):\n\n")
 	for _, m := range metrics {
 		var items []string
-		for _, c := range candidates {
-			key := [2]string{m, c.name}
+		for _, c := range cands {
+			key := [2]string{m, c}
 			l := losses[key]
 			if l == nil {
 				continue
@@ -251,88 +259,23 @@ func (r *record) writeLosses(out io.Writer, scenario string) {
 			if short(l.max) != text {
 				text += "–" + short(l.max)
 			}
-			items = append(items, fmt.Sprintf("%s in %d of %d cases (%s)", c.name, l.cases, of[key], text))
+			items = append(items, fmt.Sprintf("%s in %d of %d cases (%s)", c, l.cases, of[key], text))
 		}
 		fmt.Fprintf(out, "- %s: %s\n", m, strings.Join(items, ", "))
 	}
 }
 
-// save writes the data and the report into dir.
-func (r *record) save(dir string) error {
-	data, err := json.Marshal(r)
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(dir, "data.json"), append(data, '\n'), 0o644); err != nil {
-		return err
-	}
-	return r.saveReport(dir)
-}
-
-// saveReport writes the report into dir.
-func (r *record) saveReport(dir string) error {
-	for name, text := range r.report() {
-		if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// load reads the data in dir.
-func readRecord(dir string) (*record, error) {
-	text, err := os.ReadFile(filepath.Join(dir, "data.json"))
-	if err != nil {
-		return nil, err
-	}
-	r := new(record)
-	return r, json.Unmarshal(text, r)
-}
-
-// merge takes from old the scenarios that r has not.
-func (r *record) merge(old *record) {
-	for _, s := range old.measured() {
-		if slices.Contains(r.Scenarios, s.name) {
+// writeLegend says what the candidates of r do.
+func (r *record) writeLegend(out io.Writer) {
+	head := false
+	for _, c := range candidates {
+		if !slices.ContainsFunc(r.Cells, func(o *cell) bool { return o.Cand == c.name }) {
 			continue
 		}
-		r.Scenarios = append(r.Scenarios, s.name)
-		for _, c := range old.Cells {
-			if c.Scenario == s.name {
-				r.Cells = append(r.Cells, c)
-			}
+		if !head {
+			head = true
+			fmt.Fprintf(out, "\n## Candidates\n\n| name | what it does |\n|---|---|\n")
 		}
+		fmt.Fprintf(out, "| %s | %s |\n", c.name, c.how)
 	}
-	r.Started = old.Started
-}
-
-// The table of the summary stands in the project's README between these lines.
-const summaryBegin, summaryEnd = "<!-- bench: written by make bench -->\n", "<!-- bench ends -->"
-
-// withSummary returns text with the summary in its place.
-func (r *record) withSummary(text []byte) ([]byte, error) {
-	before, rest, ok := bytes.Cut(text, []byte(summaryBegin))
-	_, after, ok2 := bytes.Cut(rest, []byte(summaryEnd))
-	if !ok || !ok2 {
-		return nil, fmt.Errorf("there is no place for the summary: %q", summaryBegin)
-	}
-	return slices.Concat(before, []byte(summaryBegin), []byte(r.summaryTable()), []byte(summaryEnd), after), nil
-}
-
-// publish writes the report of the data in dir anew, and its summary into the README.
-func publish(dir, readme string) error {
-	r, err := readRecord(dir)
-	if err != nil {
-		return err
-	}
-	if err := r.saveReport(dir); err != nil || readme == "" {
-		return err
-	}
-	text, err := os.ReadFile(readme)
-	if err != nil {
-		return err
-	}
-	if text, err = r.withSummary(text); err != nil {
-		return fmt.Errorf("%s: %w", readme, err)
-	}
-	return os.WriteFile(readme, text, 0o644)
 }

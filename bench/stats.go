@@ -68,85 +68,80 @@ func (h *histogram) add(o histogram) {
 	h.Max = max(h.Max, o.Max)
 }
 
-// unknown is a figure for which there were too few samples. It is in the data as it is.
-const unknown = -1
+// enough reports whether n samples say something about the quantile q: where ten of them
+// are beyond it. So p99 needs 1000, p90 100 and the median 20. With fewer a quantile is
+// little else than the greatest sample, and is not reported.
+func enough(q float64, n int64) bool { return float64(n)*(1-q) >= 10-1e-6 }
 
-// bears reports whether n samples tell a quantile: whether at least ten lie beyond it.
-func bears(n int64, q float64) bool { return float64(n)*(1-q) >= 10-1e-6 }
+// rank returns which of n ordered samples, counted from 1, is the quantile q: the first
+// that at least a share of q is not above.
+func rank(q float64, n int64) int64 { return max(int64(math.Ceil(q*float64(n)-1e-6)), 1) }
 
-// known returns the figures of v that are.
-func known(v []float64) (r []float64) {
-	for _, x := range v {
-		if x != unknown {
-			r = append(r, x)
-		}
-	}
-	return r
-}
-
-// exact returns the least of the samples that a share of q of all do not exceed; for
-// q = 1 the greatest, 0 where there are none.
-func exact(samples []int64, q float64) float64 {
-	if len(samples) == 0 && q == 1 {
-		return 0
-	}
-	if q < 1 && !bears(int64(len(samples)), q) {
-		return unknown
-	}
-	s := slices.Sorted(slices.Values(samples))
-	return float64(s[rank(q, int64(len(s)))-1])
-}
-
-// rank returns which of n sorted samples is their quantile q, counted from 1.
-func rank(q float64, n int64) int64 {
-	return min(max(int64(math.Ceil(q*float64(n)-1e-9)), 1), n)
-}
-
-// quantile returns the value that a share of q of all do not exceed.
+// quantile returns the value that a share of q of all do not exceed, NaN where there are
+// too few.
 func (h *histogram) quantile(q float64) float64 {
-	if q >= 1 {
-		return float64(h.Max)
-	}
-	if !bears(h.N, q) {
-		return unknown
+	if !enough(q, h.N) {
+		return math.NaN()
 	}
 	keys := make([]int, 0, len(h.Counts))
 	for b := range h.Counts {
 		keys = append(keys, b)
 	}
 	slices.Sort(keys)
-	seen := int64(0)
+	r, seen := rank(q, h.N), int64(0)
 	for _, b := range keys {
-		if seen += h.Counts[b]; seen >= rank(q, h.N) {
+		if seen += h.Counts[b]; seen >= r {
 			return min(middle(b), float64(h.Max))
 		}
 	}
-	return 0
+	return math.NaN()
 }
 
-// median returns that of the known figures, NaN where there is none.
-func median(v []float64) float64 {
-	v = known(v)
-	if len(v) == 0 {
+// quantile returns that of samples, NaN where there are too few.
+func quantile(samples []int64, q float64) float64 {
+	n := int64(len(samples))
+	if !enough(q, n) {
 		return math.NaN()
 	}
-	s := slices.Sorted(slices.Values(v))
-	if n := len(s); n%2 == 0 {
-		return (s[n/2-1] + s[n/2]) / 2
-	}
-	return s[len(s)/2]
+	return float64(slices.Sorted(slices.Values(samples))[rank(q, n)-1])
 }
 
-// A ratio is that of two candidates, round by round.
+// greatest returns the greatest of samples, NaN where there are none.
+func greatest(samples []int64) float64 {
+	if len(samples) == 0 {
+		return math.NaN()
+	}
+	return float64(slices.Max(samples))
+}
+
+// median returns that of the values that are numbers, NaN where none is.
+func median(v []float64) float64 {
+	s := slices.DeleteFunc(slices.Sorted(slices.Values(v)), math.IsNaN)
+	switch n := len(s); {
+	case n == 0:
+		return math.NaN()
+	case n%2 == 0:
+		return (s[n/2-1] + s[n/2]) / 2
+	default:
+		return s[n/2]
+	}
+}
+
+// A ratio is a factor that was measured once a round: the median, the least, the greatest.
 type ratio struct{ mid, min, max float64 }
 
-// ratioOf returns a/b, whose rounds are paired. Rounds in which one has no value do not
-// count.
-func ratioOf(a, b []float64) ratio {
+// advantage returns how many times better ours is than theirs, round by round: above 1
+// ours is better. For times it is their time as a multiple of ours, for what is better
+// when greater it is our value as a multiple of theirs. Rounds without both do not count.
+func advantage(ours, theirs *cell) ratio {
+	over, under := theirs.Rounds, ours.Rounds
+	if greaterIsBetter[ours.Metric] {
+		over, under = under, over
+	}
 	var r []float64
-	for i := range min(len(a), len(b)) {
-		if b[i] > 0 && a[i] != unknown {
-			r = append(r, a[i]/b[i])
+	for i := range min(len(over), len(under)) {
+		if under[i] > 0 && !math.IsNaN(over[i]) {
+			r = append(r, over[i]/under[i])
 		}
 	}
 	if len(r) == 0 {
@@ -156,8 +151,7 @@ func ratioOf(a, b []float64) ratio {
 	return ratio{median(r), slices.Min(r), slices.Max(r)}
 }
 
-// markdown prints r, which says how many times better flockctx is, bold where it is worse
-// by more than 5 %.
+// markdown prints r, bold where flockctx is worse by more than 5 %.
 func (r ratio) markdown() string {
 	if math.IsNaN(r.mid) {
 		return "–"

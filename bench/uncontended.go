@@ -31,8 +31,8 @@ func (b *bench) uncontended() error {
 	if b.shm != "" {
 		dirs = append(dirs, b.shm)
 	}
-	byPath := b.wants(ours, gofrs10, gofrsStat, gofrsBlk, locked, fmutex, fsl, bare, bareStat, bareC)
-	kept := b.wants(oursKept, gofrs10, gofrsBlk, locked, fmutex, fsl, bare, bareStat, bareC)
+	byPath := b.wants(ours, gofrs1, gofrs10, gofrsStat, gofrsBlk, locked, fmutex, fsl, bare, bareStat, bareC)
+	kept := b.wants(oursKept, gofrs1, gofrs10, gofrsBlk, locked, fmutex, fsl, bare, bareStat, bareC)
 	// A context that can end, as in a program that uses one.
 	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
 	defer cancel()
@@ -139,10 +139,10 @@ func (b *bench) timeCalls(ctx context.Context, kase string, cands []*candidate, 
 			if round == 0 && rounds > 1 {
 				continue
 			}
-			b.add("uncontended", kase, cand.name, "lock and release", "ns", median(times)/per)
+			b.add(kase, cand.name, "lock and release", "ns", median(times)/per)
 			if cand.name != bareC {
-				b.add("uncontended", kase, cand.name, "allocations", "", float64(int(mallocs+0.5)))
-				b.add("uncontended", kase, cand.name, "bytes", "B", float64(int(bytes+0.5)))
+				b.add(kase, cand.name, "allocations", "", float64(int(mallocs+0.5)))
+				b.add(kase, cand.name, "bytes", "B", float64(int(bytes+0.5)))
 			}
 		}
 	}

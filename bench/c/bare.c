@@ -5,8 +5,7 @@
  *                               (capital: shared; s: kept, with a stat), and
  *                               answers with the nanoseconds it took
  *   bare handover PATH SHM ME HOLD    a worker as in handover.go
- *   bare loop PATH START FOR SECTION  locks again and again, computing under the
- *                                     lock, as goroutinesJob does with one goroutine
+ *   bare again PATH FOR HOLD          a worker as in processes.go
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -136,25 +135,37 @@ static int64_t cpu(void)
 	return (u.ru_utime.tv_sec + u.ru_stime.tv_sec) * 1000000000LL + (u.ru_utime.tv_usec + u.ru_stime.tv_usec) * 1000LL;
 }
 
-static int loop(const char *path, int64_t start, int64_t length, int64_t section)
+static int again(const char *path, int64_t length, int64_t hold)
 {
 	int fd = open_file(path);
-	struct timespec at = {start / 1000000000, start % 1000000000};
-	clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, NULL);
-	int64_t used = cpu(), begin = now(), longest = 0, grants = 0, t;
-	do {
+	long long at;
+	printf("ready\n");
+	fflush(stdout);
+	if (scanf("%lld", &at) != 1)
+		die("no start");
+	int64_t early = at - now();
+	if (early > 0) {
+		struct timespec t = {early / 1000000000, early % 1000000000};
+		nanosleep(&t, NULL);
+	}
+	int64_t used = cpu(), end = at + length, grants = 0, longest = 0;
+	for (;;) {
 		int64_t before = now();
 		lock(fd, LOCK_EX);
-		t = now();
-		if (t - before > longest)
-			longest = t - before;
-		while (now() < t + section)
-			;
-		grants++;
+		int64_t t = now(), wait = (t < end ? t : end) - before;
+		if (wait > longest)
+			longest = wait;
+		if (t < end) {
+			grants++;
+			while (hold > 0 && now() < t + hold)
+				;
+		}
 		lock(fd, LOCK_UN);
-	} while (now() < begin + length);
-	printf("{\"Grants\":%lld,\"Elapsed\":%lld,\"CPU\":%lld,\"Wait\":{\"N\":%lld,\"Max\":%lld}}\n", (long long)grants,
-	       (long long)(now() - begin), (long long)(cpu() - used), (long long)grants, (long long)longest);
+		if (t >= end)
+			break;
+	}
+	printf("{\"Grants\":%lld,\"Elapsed\":%lld,\"CPU\":%lld,\"Longest\":%lld}\n",
+		(long long)grants, (long long)length, (long long)(cpu() - used), (long long)longest);
 	return 0;
 }
 
@@ -164,8 +175,8 @@ int main(int argc, char **argv)
 		return time_calls(argv[2]);
 	if (argc == 6 && strcmp(argv[1], "handover") == 0)
 		return handover(argv[2], argv[3], atoi(argv[4]), atol(argv[5]));
-	if (argc == 6 && strcmp(argv[1], "loop") == 0)
-		return loop(argv[2], atoll(argv[3]), atoll(argv[4]), atoll(argv[5]));
+	if (argc == 5 && strcmp(argv[1], "again") == 0)
+		return again(argv[2], atoll(argv[3]), atoll(argv[4]));
 	fprintf(stderr, "usage: see the top of bare.c\n");
 	return 2;
 }

@@ -171,6 +171,18 @@ func TestCrowd(t *testing.T) {
 	}
 }
 
+// A reading of the table in which locks elsewhere come and go can lack this one.
+func TestBesideLocksThatComeAndGo(t *testing.T) {
+	start(t, "come-and-go", newFile(t))
+	path := newFile(t)
+	lockedFile(t, path, unix.LOCK_EX)
+	for i := range 600 {
+		if ls := locks(t, path); len(ls) != 1 || ls[0].PID != os.Getpid() {
+			t.Fatalf("look %d: %+v", i, ls)
+		}
+	}
+}
+
 // A waiter of this process counts once, whether the table has it or not.
 func TestOwnWaiters(t *testing.T) {
 	path := newFile(t)

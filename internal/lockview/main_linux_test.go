@@ -57,6 +57,8 @@ func do(verb, path string) error {
 		return toggle(f, verb == "toggle-ofd")
 	case "crowd":
 		return crowd(path)
+	case "come-and-go":
+		return comeAndGo(path)
 	case "inherited":
 	default:
 		what, child, _ := strings.Cut(strings.TrimPrefix(verb, "inherited-"), "+")
@@ -125,6 +127,32 @@ func toggle(f *os.File, ofd bool) error {
 			}
 			if first && !unlock {
 				fmt.Println("locked")
+			}
+		}
+	}
+}
+
+// comeAndGo takes and releases many shared locks, all at once, until its standard input
+// ends: so many that /proc/locks has several pages.
+func comeAndGo(path string) error {
+	go func() {
+		io.Copy(io.Discard, os.Stdin)
+		os.Exit(0)
+	}()
+	var fs [300]*os.File
+	for i := range fs {
+		var err error
+		if fs[i], err = os.Open(path); err != nil {
+			return err
+		}
+	}
+	fmt.Println("locked")
+	for {
+		for _, how := range []int{unix.LOCK_SH, unix.LOCK_UN} {
+			for _, f := range fs {
+				if err := unix.Flock(int(f.Fd()), how); err != nil {
+					return err
+				}
 			}
 		}
 	}

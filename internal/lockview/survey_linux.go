@@ -50,14 +50,14 @@ func (s *survey) take() error {
 	if _, err := s.readTable(); err != nil {
 		return err
 	}
-	if s.of == nil || len(s.files) > 0 || !seesAll() {
-		all, err := processes()
-		if err != nil {
-			return err
-		}
-		if err := s.look(all); err != nil {
-			return err
-		}
+	// That the table has nothing of the file says little: what one reading of it
+	// lacks can be there all the time.
+	all, err := processes()
+	if err != nil {
+		return err
+	}
+	if err := s.look(all); err != nil {
+		return err
 	}
 	for round := 1; ; round++ {
 		restless, err := s.readTable()

@@ -16,7 +16,11 @@ import (
 // Do returns the error of Lock, in which case fn was not called, or fn's error
 // joined with that of the release. So it returns an error that matches [ErrLost] if
 // the lock was lost, even where fn succeeded: another holder may have been inside.
+// A nil fn panics before anything is locked.
 func Do(ctx context.Context, l Locker, name string, m Mode, fn func(context.Context) error) error {
+	if fn == nil {
+		panic("locker: Do with a nil function")
+	}
 	h, err := l.Lock(ctx, name, m)
 	if err != nil {
 		return err

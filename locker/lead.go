@@ -25,8 +25,12 @@ const (
 // Lead ends with ctx, or when fn returns while it leads: it gives the lock back, and
 // returns what [Do] would. If ctx ends outside of fn, the error matches ctx.Err() and
 // [context.Cause](ctx). Any other error of Lock ends it too: a wrong name, a mode or
-// server that cannot lock, credentials that are refused.
+// server that cannot lock, credentials that are refused. A nil fn panics before anything
+// is locked.
 func Lead(ctx context.Context, l Locker, name string, fn func(context.Context) error) error {
+	if fn == nil {
+		panic("locker: Lead with a nil function")
+	}
 	for pause := minPause; ; pause = min(2*pause, maxPause) {
 		h, err := l.Lock(ctx, name, Exclusive)
 		if err == nil {

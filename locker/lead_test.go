@@ -132,7 +132,7 @@ func TestLeadEndsWithCtx(t *testing.T) {
 
 func TestLeadReturnsWhatWillNotPass(t *testing.T) {
 	errLock := errors.New("no such server")
-	if err := locker.Lead(t.Context(), newFickle(t, errLock), "lead", nil); err != errLock {
+	if err := locker.Lead(t.Context(), newFickle(t, errLock), "lead", func(context.Context) error { return nil }); err != errLock {
 		t.Error(err)
 	}
 	// A panic comes through, and leaves nothing locked.
@@ -182,5 +182,23 @@ func TestNote(t *testing.T) {
 		if got := locker.Note(locker.WithNote(t.Context(), note)); got != want {
 			t.Errorf("%q: %q", note, got)
 		}
+	}
+}
+
+func TestNilFunctionPanicsBeforeAnythingIsLocked(t *testing.T) {
+	for name, call := range map[string]func(l locker.Locker){
+		"Do": func(l locker.Locker) {
+			locker.Do(context.Background(), l, "name", locker.Exclusive, nil)
+		},
+		"Lead": func(l locker.Locker) { locker.Lead(context.Background(), l, "name", nil) },
+	} {
+		func() {
+			defer func() {
+				if p, want := recover(), "locker: "+name+" with a nil function"; p != want {
+					t.Errorf("%s panicked with %v, want %q", name, p, want)
+				}
+			}()
+			call(nil) // would panic otherwise, if it were locked
+		}()
 	}
 }

@@ -132,12 +132,14 @@ type Traits struct {
 	Fenced    bool // exclusive grants have a Token
 	Deadlocks bool // locks that wait for each other are found, see ErrDeadlock
 
-	// Cleanup is how long the lock of a holder that is gone, or whose release was
-	// not answered, keeps others out as a rule. It is no bound. etcd lengthens a
-	// TTL below 1.5 times its election timeout, and begins it anew when it elects a
-	// leader. On PostgreSQL a waiter that was cut off keeps its place until the
-	// server's kernel has given it up, and where that cannot be, until its turn has
-	// come and a TTL has passed.
+	// Cleanup is how long others wait, as a rule, for a lock whose holder is gone: it
+	// crashed, was cut off, or had no answer to its Unlock. It is no bound, and can be
+	// exceeded
+	//   - on etcd, where the TTL is below 1.5 times the server's election timeout, which
+	//     lengthens it, and where a leader is elected meanwhile, which begins it anew;
+	//   - with PostgreSQL's advisory locks, behind a waiter that was cut off: it keeps
+	//     its place until the server's system gives up the connection or, where that
+	//     does not happen, until it is its turn and a TTL has passed.
 	Cleanup time.Duration
 }
 

@@ -19,7 +19,7 @@ import (
 //     Err matches [ErrLost].
 //   - StillWaiting with the Op "renew" says that half of the time for which ownership was
 //     proved has passed without news of the server; Waited is how long. It comes again
-//     with each half of what is left.
+//     with each half of what is left. Its context ends with the Held's.
 //
 // What l is besides a Locker, an [Inspector] and an [io.Closer], the result is too; if l is
 // not, their methods fail with [errors.ErrUnsupported], or do nothing. A nil t is l.
@@ -57,7 +57,7 @@ func (l *traced) Lock(ctx context.Context, name string, m Mode) (Held, error) {
 			told = c
 		}
 	}
-	stop := l.stillWaiting(told, e, began)
+	stop := l.stillWaiting(ctx, told, e, began)
 	h, err := l.Locker.Lock(ctx, name, m)
 	stop()
 	e.Waited = time.Since(began)
@@ -69,12 +69,22 @@ func (l *traced) TryLock(ctx context.Context, name string, m Mode) (Held, error)
 	return l.outcome(ctx, flockctx.Event{Op: "lock", Path: name, Mode: m}, h, err)
 }
 
-// stillWaiting tells of a long wait until stop is called, which waits for a hook that
-// runs.
-func (l *traced) stillWaiting(ctx context.Context, e flockctx.Event, began time.Time) (stop func()) {
+// hookContext is the context of StillWaiting: it ends with what the hook tells of, and has
+// the values of the other hooks.
+type hookContext struct {
+	context.Context
+	values context.Context
+}
+
+func (c hookContext) Value(key any) any { return c.values.Value(key) }
+
+// stillWaiting tells of a long wait until stop is called, which ends the context of a hook
+// that runs, and waits for it.
+func (l *traced) stillWaiting(ctx, told context.Context, e flockctx.Event, began time.Time) (stop func()) {
 	if l.t.StillWaiting == nil {
 		return func() {}
 	}
+	wait, cancel := context.WithCancel(ctx)
 	var mu sync.Mutex // held while the hook runs; guards the rest
 	over, next := false, time.Second
 	var timer *time.Timer
@@ -89,9 +99,10 @@ func (l *traced) stillWaiting(ctx context.Context, e flockctx.Event, began time.
 		timer.Reset(next)
 		next *= 2
 		e.Waited = time.Since(began)
-		l.t.StillWaiting(ctx, e)
+		l.t.StillWaiting(hookContext{wait, told}, e)
 	})
 	return func() {
+		cancel() // first: the hook may wait for it
 		mu.Lock()
 		defer mu.Unlock()
 		over = true
@@ -161,7 +172,7 @@ func (l *traced) watchRenewals(ctx context.Context, e flockctx.Event, h Held, gr
 			until, news = latest, now
 		} else {
 			e.Op, e.Waited, e.Held = "renew", now.Sub(news), now.Sub(granted)
-			l.t.StillWaiting(ctx, e)
+			l.t.StillWaiting(hookContext{h.Context(), ctx}, e)
 		}
 		timer.Reset(half())
 	})

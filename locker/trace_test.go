@@ -143,3 +143,35 @@ func TestTraceOfFiles(t *testing.T) {
 		t.Error("a nil tracer makes another Locker")
 	}
 }
+
+// A hook that waits for its context must not keep Lock from returning, nor the end of a
+// lock from being told.
+func TestTraceStillWaitingEndsWithWhatItTellsOf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		type key struct{}
+		var told []string
+		l := locker.Trace(fake{takes: 1500 * time.Millisecond}, &flockctx.Tracer{
+			Waiting: func(ctx context.Context, _ flockctx.Event) context.Context {
+				return context.WithValue(ctx, key{}, "value")
+			},
+			StillWaiting: func(ctx context.Context, e flockctx.Event) {
+				<-ctx.Done()
+				told = append(told, fmt.Sprint(e.Op, " ", ctx.Value(key{})))
+			},
+		})
+		begin := time.Now()
+		h, err := l.Lock(context.Background(), "name", locker.Exclusive)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(begin); d != 1500*time.Millisecond {
+			t.Errorf("Lock took %v", d)
+		}
+		time.Sleep(5 * time.Second) // half of what is proved passes without news
+		h.Unlock(context.Background())
+		synctest.Wait()
+		if want := []string{"lock value", "renew value"}; !slices.Equal(told, want) {
+			t.Errorf("told %q, want %q", told, want)
+		}
+	})
+}

@@ -9,9 +9,9 @@ end
 local me
 local claims = {}
 for _, c in ipairs(read(name)) do
-	if c.id == id then
-		me = c
-	elseif c.expires > now then
+	if c.id == id and (c.granted == 0 or c.expires > now) then
+		me = c -- an expired grant is none: others may have had the lock since
+	elseif c.id ~= id and c.expires > now then
 		claims[#claims + 1] = c
 	end
 end

@@ -90,7 +90,8 @@ const renewEvery = 750 * time.Millisecond
 // sentinels name, or for a cluster. It does no I/O; what is wrong with opts is reported by
 // Lock.
 //
-// The server's user needs EVAL, EVALSHA, TIME, INFO, HGET, HMGET, HSET, HDEL, HSCAN on the
+// The server's user needs EVAL, EVALSHA, TIME, INFO (which Redis counts as dangerous, so that
+// it has to be granted by name to a user without those rights), HGET, HMGET, HSET, HDEL, HSCAN on the
 // key and, to be told of releases, PUBLISH and SUBSCRIBE on the channels "KEY:*"; without
 // those waiters look by themselves, at first every few milliseconds, then less and less
 // often up to every third of the TTL. While somebody waits, and for a TTL after that, the

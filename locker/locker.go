@@ -1,9 +1,9 @@
 // Package locker locks names instead of paths, so that a program can move from one
 // machine to several by changing one constructor: [Dir] keeps the names as files,
-// and the modules locker/etcd and locker/postgres keep them on a server that
-// does the consensus.
+// the modules locker/etcd and locker/postgres keep them on a server that does the
+// consensus, and locker/redis on one that does not; docs/distributed.md compares them.
 //
-//	l := locker.Dir("/run/locks", nil) // or etcd.New(client, nil), postgres.New(pool, nil)
+//	l := locker.Dir("/run/locks", nil) // or etcd.New, postgres.New, redis.New
 //	err := locker.Do(ctx, l, "nightly-report", flockctx.Exclusive, report)
 //
 // A lock on a server can be lost while its holder runs: the network fails, the

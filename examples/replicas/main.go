@@ -7,6 +7,7 @@
 //	go run . -addr :8080 -locks etcd://10.0.0.1:2379,10.0.0.2:2379
 //	go run . -schema | psql postgres://admin@10.0.0.3/app # once, with the migrations
 //	go run . -addr :8080 -locks postgres://user@10.0.0.3/app
+//	go run . -addr :8080 -locks redis://10.0.0.4:6379
 //
 // With -lead the replicas elect one of them, which alone does what is to be done all the
 // time, until it ends or loses the lock; the others stand by.
@@ -33,17 +34,19 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	goredis "github.com/redis/go-redis/v9"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/flockctx/flockctx"
 	"github.com/flockctx/flockctx/locker"
 	"github.com/flockctx/flockctx/locker/etcd"
 	"github.com/flockctx/flockctx/locker/postgres"
+	"github.com/flockctx/flockctx/locker/redis"
 )
 
 func main() {
 	addr := flag.String("addr", "localhost:8080", "address to listen on")
-	locks := flag.String("locks", os.TempDir(), "where the locks live: a folder, etcd://host:port,… or postgres://…")
+	locks := flag.String("locks", os.TempDir(), "where the locks live: a folder, etcd://host:port,…, postgres://… or redis://…")
 	ttl := flag.Duration("ttl", 15*time.Second, "how long a lock on a server outlives a silent holder")
 	file := flag.String("store", "visitors", "file with the number of visitors, on a volume that all replicas have")
 	patience := flag.Duration("patience", time.Second, "how long a request waits for the lock")
@@ -103,8 +106,16 @@ func open(where string, ttl time.Duration) (l locker.Locker, done func() error, 
 		}
 		l := postgres.New(pool, &postgres.Options{TTL: ttl})
 		return l, func() error { defer pool.Close(); return l.(io.Closer).Close() }, nil
+	case isURL && (scheme == "redis" || scheme == "rediss"):
+		o, err := goredis.ParseURL(where)
+		if err != nil {
+			return nil, nil, err
+		}
+		client := goredis.NewClient(o)
+		l := redis.New(client, &redis.Options{TTL: ttl})
+		return l, func() error { defer client.Close(); return l.(io.Closer).Close() }, nil
 	case isURL: // a folder of that name is hardly meant
-		return nil, nil, fmt.Errorf("-locks %s: neither a folder nor etcd:// nor postgres://", where)
+		return nil, nil, fmt.Errorf("-locks %s: neither a folder nor etcd://, postgres:// or redis://", where)
 	}
 	return locker.Dir(where, nil), done, nil
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/flockctx/flockctx/internal/pgtest"
+	"github.com/flockctx/flockctx/internal/redistest"
 	"github.com/flockctx/flockctx/locker/postgres"
 )
 
@@ -44,7 +45,8 @@ func engines(t *testing.T) map[string]string {
 	if _, err := conn.Exec(t.Context(), postgres.Schema()); err != nil {
 		t.Fatal(err)
 	}
-	return map[string]string{"files": t.TempDir(), "PostgreSQL": pg.DSN(""), "etcd": "etcd://" + startEtcd(t)}
+	redis := "redis://" + redistest.Start(t).Addr().String()
+	return map[string]string{"files": t.TempDir(), "PostgreSQL": pg.DSN(""), "etcd": "etcd://" + startEtcd(t), "Redis": redis}
 }
 
 // startEtcd runs the server from its own module, whose dependencies this one does not
@@ -292,7 +294,7 @@ func TestLead(t *testing.T) {
 }
 
 func TestOpen(t *testing.T) {
-	for where, fenced := range map[string]bool{"postgres://u@h/d": true, "postgresql://u@h/d": true, "host=h user=u": true, t.TempDir(): false} {
+	for where, fenced := range map[string]bool{"postgres://u@h/d": true, "postgresql://u@h/d": true, "host=h user=u": true, "redis://h": true, "rediss://u:p@h:1/2": true, t.TempDir(): false} {
 		l, done, err := open(where, time.Minute)
 		if err != nil || l.Traits().Fenced != fenced {
 			t.Errorf("%s: %v, %v", where, l, err)
@@ -300,7 +302,7 @@ func TestOpen(t *testing.T) {
 		}
 		done()
 	}
-	for _, where := range []string{"redis://h", "postgre://h/d", "https://h"} {
+	for _, where := range []string{"redis://h/x", "postgre://h/d", "https://h"} {
 		if l, _, err := open(where, time.Minute); err == nil {
 			t.Errorf("%s: %v", where, l)
 		}

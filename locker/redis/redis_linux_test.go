@@ -42,12 +42,12 @@ func TestLostMemory(t *testing.T) {
 	}{
 		{"FLUSHALL", func(t *testing.T, s *server) { s.do("FLUSHALL") }},
 		{"SCRIPT FLUSH and FLUSHDB", func(t *testing.T, s *server) { s.do("SCRIPT", "FLUSH"); s.do("FLUSHDB", "ASYNC") }},
-		{"restart", func(t *testing.T, s *server) { s.restart() }},
+		{"restart", func(t *testing.T, s *server) { s.Restart() }},
 		{"eviction", func(t *testing.T, s *server) {
 			s.do("CONFIG", "SET", "maxmemory-policy", "allkeys-random", "maxmemory", "1")
 			for s.do("EXISTS", "flockctx") == int64(1) {
 				func() {
-					c := goredis.NewClient(clientOptions(s.socket()))
+					c := goredis.NewClient(clientOptions(s.Socket()))
 					defer c.Close()
 					c.Set(context.Background(), "filler", "x", 0) // it is refused when nothing is left to evict
 				}()
@@ -95,7 +95,7 @@ func TestRestartWithData(t *testing.T) {
 	l := open(t, s.client(""))
 	h := lock(t, l, "kept")
 	free := open(t, s.client(""))
-	s.restart()
+	s.Restart()
 	busy(t, free, "never locked")
 	began := time.Now()
 	unlock(t, lock(t, free, "never locked"))
@@ -133,7 +133,7 @@ func TestRestarts(t *testing.T) {
 					a, b := open(t, s.client("")), open(t, s.client(""))
 					name := "restart " + strconv.Itoa(i)
 					h := lock(t, a, name)
-					s.restart()
+					s.Restart()
 					if control {
 						// As if the server were the one of before, for ever.
 						run := ""
@@ -187,13 +187,13 @@ func TestPromotion(t *testing.T) {
 		func() {
 			primary := start(t)
 			loud(t, primary)
-			replica := start(t, "--replicaof", primary.addr.IP.String()+" "+strconv.Itoa(primary.addr.Port))
+			replica := start(t, "--replicaof", primary.Addr().IP.String()+" "+strconv.Itoa(primary.Addr().Port))
 			for !strings.Contains(replica.do("INFO", "replication").(string), "master_link_status:up") {
 				time.Sleep(10 * time.Millisecond)
 			}
 			a := open(t, primary.client(""))
 			h := lock(t, a, "promoted")
-			primary.kill()
+			primary.Kill()
 			replica.do("REPLICAOF", "NO", "ONE")
 			b := open(t, replica.client(""))
 			busy(t, b, "promoted")
@@ -208,7 +208,7 @@ func TestPromotion(t *testing.T) {
 				t.Errorf("token %v after %v", y, x)
 			}
 			unlock(t, next)
-			replica.kill()
+			replica.Kill()
 		}()
 	}
 	t.Logf("%d promotions, %d overlaps", n, overlaps)
@@ -227,7 +227,7 @@ func TestRights(t *testing.T) {
 	s.do(append([]any{"ACL", "SETUSER", "deaf", "on", ">secret", "resetchannels"}, rights...)...)
 	s.do("ACL", "SETUSER", "none", "on", ">secret", "-@all", "+eval", "+evalsha", "~locks")
 	connect := func(user string) locker.Locker {
-		o := clientOptions(s.socket())
+		o := clientOptions(s.Socket())
 		o.Username, o.Password = user, "secret"
 		c := goredis.NewClient(o)
 		t.Cleanup(func() { c.Close() })
@@ -256,7 +256,7 @@ func TestRights(t *testing.T) {
 	if _, err := connect("none").Lock(within(t, patience), "x", locker.Exclusive); err == nil || !strings.Contains(err.Error(), "needs EVAL") || errors.Is(err, locker.ErrUnavailable) {
 		t.Errorf("without rights: %v", err)
 	}
-	o := clientOptions(s.socket())
+	o := clientOptions(s.Socket())
 	o.Username, o.Password = "app", "wrong"
 	c := goredis.NewClient(o)
 	defer c.Close()
@@ -272,21 +272,21 @@ func TestCluster(t *testing.T) {
 	options := []string{"--cluster-enabled", "yes", "--cluster-node-timeout", "5000", "--cluster-port", strconv.Itoa(bus)}
 	a, b := start(t, options...), start(t, options...)
 	for _, s := range []*server{a, b} {
-		s.do("CONFIG", "SET", "cluster-announce-ip", s.addr.IP.String())
+		s.do("CONFIG", "SET", "cluster-announce-ip", s.Addr().IP.String())
 	}
 	a.do("CLUSTER", "ADDSLOTSRANGE", 0, 8191)
 	b.do("CLUSTER", "ADDSLOTSRANGE", 8192, 16383)
-	a.do("CLUSTER", "MEET", b.addr.IP.String(), b.addr.Port, bus)
+	a.do("CLUSTER", "MEET", b.Addr().IP.String(), b.Addr().Port, bus)
 	limit := time.Now().Add(patience)
 	for _, s := range []*server{a, b} {
 		for info := ""; !strings.Contains(info, "cluster_state:ok") || !strings.Contains(info, "cluster_known_nodes:2"); time.Sleep(20 * time.Millisecond) {
 			if info = s.do("CLUSTER", "INFO").(string); time.Now().After(limit) {
-				t.Fatalf("the cluster of %v and %v does not form: %s", a.addr, b.addr, info)
+				t.Fatalf("the cluster of %v and %v does not form: %s", a.Addr(), b.Addr(), info)
 			}
 		}
 	}
 	cluster := func() goredis.UniversalClient {
-		c := goredis.NewClusterClient(&goredis.ClusterOptions{Addrs: []string{a.addr.String()}, ReadTimeout: ttl / 3})
+		c := goredis.NewClusterClient(&goredis.ClusterOptions{Addrs: []string{a.Addr().String()}, ReadTimeout: ttl / 3})
 		t.Cleanup(func() { c.Close() })
 		return c
 	}
@@ -312,7 +312,7 @@ func TestCluster(t *testing.T) {
 
 // has reports whether the server has the key itself.
 func (s *server) has(key string) bool {
-	c := goredis.NewClient(clientOptions(s.socket()))
+	c := goredis.NewClient(clientOptions(s.Socket()))
 	defer c.Close()
 	n, err := c.Exists(context.Background(), key).Result()
 	return err == nil && n == 1

@@ -16,12 +16,16 @@ import (
 
 	"github.com/flockctx/flockctx"
 	"github.com/flockctx/flockctx/internal/leased"
+	"github.com/flockctx/flockctx/internal/redistest"
 	"github.com/flockctx/flockctx/locker"
 	"github.com/flockctx/flockctx/locker/lockertest"
 	"github.com/flockctx/flockctx/locker/redis"
 )
 
-const ttl = 5 * time.Second
+const (
+	ttl      = 5 * time.Second
+	patience = time.Minute
+)
 
 // A Spec is the path of a socket.
 func TestMain(m *testing.M) {
@@ -116,9 +120,9 @@ func loud(t testing.TB, s *server) {
 func suite(t *testing.T, s *server) {
 	loud(t, s)
 	var all lockers
-	proxy := func(t testing.TB) *lockertest.Proxy { return lockertest.NewProxy(t, "unix", s.socket()) }
-	lockertest.Run(t, func(t testing.TB) locker.Locker { return all.open(t, s.socket()) }, lockertest.Faults{
-		Spec:       s.socket(),
+	proxy := func(t testing.TB) *lockertest.Proxy { return lockertest.NewProxy(t, "unix", s.Socket()) }
+	lockertest.Run(t, func(t testing.TB) locker.Locker { return all.open(t, s.Socket()) }, lockertest.Faults{
+		Spec:       s.Socket(),
 		Partitions: long(8, 60),
 		Leaders:    long(0, 100),
 		Residue: func(t testing.TB) []string {
@@ -163,15 +167,15 @@ func suite(t *testing.T, s *server) {
 			p := proxy(t)
 			return p.Addr(), p
 		},
-		Restart: func(testing.TB) { s.restart() },
+		Restart: func(testing.TB) { s.Restart() },
 	})
 }
 
 func TestConformance(t *testing.T) {
-	for _, program := range programs(t) {
+	for _, program := range redistest.Programs(t) {
 		t.Run(filepath.Base(program), func(t *testing.T) {
 			t.Parallel()
-			suite(t, startProgram(t, program, "--appendonly", "yes", "--appendfsync", "always"))
+			suite(t, &server{redistest.StartProgram(t, program, "--appendonly", "yes", "--appendfsync", "always"), t})
 		})
 	}
 }

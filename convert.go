@@ -28,6 +28,9 @@ import (
 // wait for each other: the second one gets an error at once. Two processes do wait for
 // each other, until a ctx ends.
 func (l *Flock) Convert(ctx context.Context, m Mode) error {
+	if l.unmade() {
+		return errUnmade("convert")
+	}
 	a := newAttempt(ctx)
 	ended := ctx.Err() != nil
 	a.traced(l, "convert")
@@ -46,6 +49,9 @@ func (l *Flock) Convert(ctx context.Context, m Mode) error {
 // moment: then it is lost, and the error matches [ErrNotLocked] as well. Any other error
 // is as that of [Flock.Convert].
 func (l *Flock) TryConvert(m Mode) error {
+	if l.unmade() {
+		return errUnmade("convert")
+	}
 	a := newTry()
 	a.traced(l, "convert")
 	a.trace.mode = m

@@ -62,7 +62,7 @@ func (e *BusyError) Timeout() bool { return errors.Is(e.Err, context.DeadlineExc
 // bare returns err's text without this package's prefix, for use inside a message.
 func bare(err error) string {
 	switch err {
-	case ErrLocked:
+	case ErrLocked, nil:
 		return "locked by another holder"
 	case ErrNotLocked:
 		return "not locked"

@@ -3,6 +3,7 @@ package flockctx
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -25,6 +26,9 @@ import (
 // What Flock does not do: it does not keep a program that asks for no lock from
 // using the file, and it does not notice that the file was removed or replaced
 // while the lock is held.
+//
+// A handle is made by [New], [Lock], [TryLock], [LockFile] or a like function. With a nil
+// one, and the zero Flock, Lock and the others fail with [fs.ErrInvalid].
 type Flock struct {
 	at       string    // what the path meant when the handle was made: an absolute one
 	given    *string   // the path as the caller gave it, where that is another one
@@ -49,6 +53,11 @@ type Flock struct {
 
 	nextHolder, prevHolder *Flock // q.holders; guarded by its mutex
 }
+
+// unmade reports whether no function of this package has made the handle.
+func (l *Flock) unmade() bool { return l == nil || l.opts == nil }
+
+func errUnmade(op string) error { return pathError(op, "(no handle)", fs.ErrInvalid) }
 
 // where returns the path for a look at the file.
 func (l *Flock) where() string {
@@ -128,6 +137,9 @@ func Do(ctx context.Context, path string, opts *Options, fn func(*Flock) error) 
 // The nth Unlock of a file in a process is synchronized before the return of the
 // next Lock of it there, in the terms of the Go memory model.
 func (l *Flock) Lock(ctx context.Context) error {
+	if l.unmade() {
+		return errUnmade("lock")
+	}
 	a := newAttempt(ctx)
 	return l.lock(&a)
 }
@@ -139,6 +151,9 @@ func (l *Flock) Lock(ctx context.Context) error {
 // [ErrLocked]. Any other error is as that of [Flock.Lock]. TryLock waits for nobody, but
 // opening a file on a server or daemon that does not answer takes as long as that.
 func (l *Flock) TryLock() error {
+	if l.unmade() {
+		return errUnmade("lock")
+	}
 	a := newTry()
 	return l.lock(&a)
 }
@@ -149,6 +164,9 @@ func (l *Flock) TryLock() error {
 // same file until a Lock finds that the path names another one. Close of the handle
 // closes it, not the caller, unless it came from LockFile.
 func (l *Flock) File() *os.File {
+	if l.unmade() {
+		return nil
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.borrowed {
@@ -166,15 +184,39 @@ func (l *Flock) File() *os.File {
 // Name returns the path that the handle was made with, or the name of the file
 // given to LockFile.
 func (l *Flock) Name() string {
-	if l.given != nil {
+	switch {
+	case l.unmade():
+		return ""
+	case l.given != nil:
 		return *l.given
 	}
 	return l.at
 }
 
+// String returns the path, the mode and the state, for logs, such as
+// "jobs.lock (exclusive, locked)".
+func (l *Flock) String() string {
+	if l.unmade() {
+		return "(no handle)"
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	is := "not locked"
+	switch {
+	case l.state == locked || l.state == converting:
+		is = "locked"
+	case l.closing:
+		is = "closed"
+	}
+	return fmt.Sprintf("%s (%v, %s)", l.Name(), Mode(l.mode), is)
+}
+
 // Mode returns the mode in which the handle is locked, or will be by its next
 // Lock: that of its Options until Convert changes it.
 func (l *Flock) Mode() Mode {
+	if l.unmade() {
+		return 0
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return Mode(l.mode)
@@ -183,6 +225,9 @@ func (l *Flock) Mode() Mode {
 // Locked reports whether the handle holds the lock. By the time it returns this
 // may have changed, unless only the caller's goroutine uses the handle.
 func (l *Flock) Locked() bool {
+	if l.unmade() {
+		return false
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.state == locked || l.state == converting

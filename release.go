@@ -24,6 +24,9 @@ import (
 // If the caller closed File, the lock went with it: Unlock then returns an error
 // that matches fs.ErrClosed, and the handle is unlocked.
 func (l *Flock) Unlock() error {
+	if l.unmade() {
+		return errUnmade("unlock")
+	}
 	l.mu.Lock()
 	l.settle()
 	switch {
@@ -81,7 +84,12 @@ func (l *Flock) Unlock() error {
 // the caller of LockFile has one), or "close" (close(2) failed: what was written through
 // File may not have reached the disk), or several of them joined. A second Close returns
 // an error that matches [fs.ErrClosed].
-func (l *Flock) Close() error { return l.close(l.opts.Remove && !l.borrowed) }
+func (l *Flock) Close() error {
+	if l.unmade() {
+		return errUnmade("close")
+	}
+	return l.close(l.opts.Remove && !l.borrowed)
+}
 
 func (l *Flock) close(remove bool) error {
 	l.mu.Lock()

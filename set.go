@@ -158,16 +158,24 @@ func (s *Set) each(fn func(*Flock)) {
 // Files returns the handles of the set, one for each file, in the order in which
 // paths named them first. Unlocking or closing one of them is allowed; the others
 // stay locked.
-func (s *Set) Files() []*Flock { return slices.Clone(s.files) }
+func (s *Set) Files() []*Flock {
+	if s == nil {
+		return nil
+	}
+	return slices.Clone(s.files)
+}
 
 // Close closes all handles of the set, as [Flock.Close] does; those that are closed
 // already do not matter. All locks are gone then, also on an error, which joins those of
 // the handles. A second Close returns an error that matches [fs.ErrClosed].
 func (s *Set) Close() error {
+	if s == nil {
+		return errUnmade("close")
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		path := ""
+		path := "(no files)"
 		if len(s.files) > 0 {
 			path = s.files[0].Name()
 		}

@@ -88,18 +88,35 @@ func (n fullError) Error() string      { return fmt.Sprintf("all %d slots are ta
 func (fullError) Is(target error) bool { return target == flockctx.ErrLocked }
 
 // Slot returns the number of the slot, from 0 to n-1. Nobody else has it until Release.
-func (p *Permit) Slot() int { return p.slot }
+func (p *Permit) Slot() int {
+	if p.unmade() {
+		return -1
+	}
+	return p.slot
+}
+
+// unmade reports whether it was neither Acquire nor TryAcquire that made the permit.
+func (p *Permit) unmade() bool { return p == nil || p.place == nil }
 
 // File returns the open file that has the slot. A child process that inherits it keeps
 // the slot until Release, or until it has ended too. The permit closes it, not the
 // caller.
-func (p *Permit) File() *os.File { return p.place.lend() }
+func (p *Permit) File() *os.File {
+	if p.unmade() {
+		return nil
+	}
+	return p.place.lend()
+}
 
 // Release gives the slot back. On nil it is free for everyone, also where a child
 // process inherited the file. On an error, an [*fs.PathError], it is given up all the
 // same, but for a child that has the file. A second Release returns an error that
-// matches [fs.ErrClosed] and does nothing.
+// matches [fs.ErrClosed] and does nothing, that of a nil Permit and the zero one one that
+// matches [fs.ErrInvalid].
 func (p *Permit) Release() error {
+	if p.unmade() {
+		return &fs.PathError{Op: "release", Path: "(no permit)", Err: fs.ErrInvalid}
+	}
 	released.Add(1)
 	hint.Store(uint32(p.slot) + 1)
 	err := p.place.release(p.slot)

@@ -363,3 +363,14 @@ func TestInASynctestBubble(t *testing.T) {
 		}
 	})
 }
+
+func TestUnmadePermits(t *testing.T) {
+	for _, p := range []*semaphore.Permit{nil, new(semaphore.Permit)} {
+		if err := p.Close(); !errors.Is(err, fs.ErrInvalid) {
+			t.Error(err)
+		}
+		if p.Slot() != -1 || p.File() != nil {
+			t.Error(p.Slot(), p.File())
+		}
+	}
+}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"time"
@@ -205,4 +207,88 @@ func ExampleOptions_remove() {
 	// Output:
 	// during: true
 	// afterwards: false
+}
+
+// The request's context ends when the client goes away, and so does the wait.
+func ExampleLock_http() {
+	dir, remove := exampleDir()
+	defer remove()
+	path := filepath.Join(dir, "report.lock")
+
+	handler := func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), 50*time.Millisecond)
+		defer cancel()
+		l, err := flockctx.Lock(ctx, path, nil)
+		switch {
+		case errors.Is(err, context.DeadlineExceeded):
+			w.Header().Set("Retry-After", "1")
+			http.Error(w, "somebody else is at it", http.StatusServiceUnavailable)
+			return
+		case err != nil:
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		defer l.Close()
+		fmt.Fprint(w, "done")
+	}
+
+	get := func() {
+		w := httptest.NewRecorder()
+		handler(w, httptest.NewRequest("GET", "/report", nil))
+		fmt.Println(w.Code)
+	}
+	get()
+	other, err := flockctx.TryLock(path, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	get()
+	other.Close()
+	// Output:
+	// 200
+	// 503
+}
+
+// With a Root no name, however it was made up, leads outside of the directory.
+func ExampleOptions_root() {
+	dir, remove := exampleDir()
+	defer remove()
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer root.Close()
+
+	l, err := flockctx.TryLock("tenant-17.lock", &flockctx.Options{Root: root})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer l.Close()
+	fmt.Println("inside:", l.Locked())
+
+	_, err = flockctx.TryLock("../tenant-18.lock", &flockctx.Options{Root: root})
+	fmt.Println("outside:", err == nil)
+	// Output:
+	// inside: true
+	// outside: false
+}
+
+func ExampleTracer() {
+	dir, remove := exampleDir()
+	defer remove()
+
+	tracer := &flockctx.Tracer{
+		Acquired: func(_ context.Context, e flockctx.Event) { fmt.Println("acquired", filepath.Base(e.Path)) },
+		Released: func(e flockctx.Event) { fmt.Println("released", filepath.Base(e.Path)) },
+	}
+	// flockctx.SetTracer(tracer) is for all locks of the process, and flockctx.SlogTracer
+	// makes one that writes a log.
+	l, err := flockctx.TryLock(filepath.Join(dir, "job.lock"), &flockctx.Options{Tracer: tracer})
+	if err != nil {
+		log.Fatal(err)
+	}
+	l.Close()
+	// Output:
+	// acquired job.lock
+	// released job.lock
 }

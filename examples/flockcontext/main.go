@@ -11,6 +11,9 @@ import (
 	"io"
 	"log"
 	"os"
+	"os/signal"
+	"strings"
+	"syscall"
 	"time"
 
 	"github.com/flockctx/flockctx"
@@ -18,14 +21,17 @@ import (
 
 func main() {
 	log.SetFlags(0)
-	if len(os.Args) != 2 {
-		log.Fatal("usage: flockcontext FILE")
+	if len(os.Args) != 2 || strings.HasPrefix(os.Args[1], "-") {
+		log.Print("usage: flockcontext FILE")
+		os.Exit(2)
 	}
-	ctx := context.Background()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
 	for _, usage := range []func(context.Context, string, io.Writer) error{
 		exclusive, timeout, nonBlocking, shared, releaseAndAcquire, openFile,
 	} {
 		if err := usage(ctx, os.Args[1], os.Stdout); err != nil {
+			stop()
 			log.Fatal(err)
 		}
 	}

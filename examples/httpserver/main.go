@@ -33,6 +33,7 @@ import (
 	"os/signal"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -50,8 +51,13 @@ func main() {
 	debug := flag.String("debug", "", "address of a page that shows the locks, not for the public")
 	metrics := flag.String("metrics", "", "address of the metrics for Prometheus, not for the public")
 	flag.Parse()
+	if flag.NArg() > 0 {
+		log.Printf("%s: there are no arguments but flags", flag.Arg(0))
+		flag.Usage()
+		os.Exit(2)
+	}
 
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	ln, err := net.Listen("tcp", *addr)
 	if err != nil {

@@ -14,7 +14,9 @@ import (
 	"log"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/flockctx/flockctx"
@@ -26,8 +28,13 @@ func main() {
 	switch {
 	case len(os.Args) == 4 && os.Args[1] == "wait":
 		err = wait(os.Args[2], os.Args[3])
+	case len(os.Args) == 1:
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		err = direct(ctx, os.Stdout)
 	default:
-		err = direct(os.Stdout)
+		log.Print("usage: quickstart, without arguments")
+		os.Exit(2)
 	}
 	if err != nil {
 		log.Fatal(err)
@@ -74,8 +81,8 @@ func wait(path, limit string) error {
 	return nil
 }
 
-// direct starts the processes and tells on w what they do.
-func direct(w io.Writer) error {
+// direct starts the processes and tells on w what they do. They end with ctx.
+func direct(ctx context.Context, w io.Writer) error {
 	dir, err := os.MkdirTemp("", "flockctx-quickstart-")
 	if err != nil {
 		return err
@@ -85,7 +92,7 @@ func direct(w io.Writer) error {
 	defer s.clear()
 
 	s.tell("this program", "starts processes that want the lock of one file")
-	anna, err := s.enter("Anna", "forever")
+	anna, err := s.enter(ctx, "Anna", "forever")
 	if err != nil {
 		return err
 	}
@@ -93,7 +100,7 @@ func direct(w io.Writer) error {
 		return err
 	}
 
-	ben, err := s.enter("Ben", "300ms")
+	ben, err := s.enter(ctx, "Ben", "300ms")
 	if err != nil {
 		return err
 	}
@@ -101,7 +108,7 @@ func direct(w io.Writer) error {
 		return err
 	}
 
-	cleo, err := s.enter("Cleo", "forever")
+	cleo, err := s.enter(ctx, "Cleo", "forever")
 	if err != nil {
 		return err
 	}
@@ -115,7 +122,7 @@ func direct(w io.Writer) error {
 		return err
 	}
 
-	dora, err := s.enter("Dora", "forever")
+	dora, err := s.enter(ctx, "Dora", "forever")
 	if err != nil {
 		return err
 	}
@@ -155,12 +162,12 @@ func (s *stage) tell(who, what string) {
 }
 
 // enter starts a process.
-func (s *stage) enter(name, limit string) (*actor, error) {
+func (s *stage) enter(ctx context.Context, name, limit string) (*actor, error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(exe, "wait", s.path, limit)
+	cmd := exec.CommandContext(ctx, exe, "wait", s.path, limit)
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()
 	if err != nil {

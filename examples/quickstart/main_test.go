@@ -17,7 +17,7 @@ func TestMain(m *testing.M) {
 
 func TestTheStory(t *testing.T) {
 	var out strings.Builder
-	if err := direct(&out); err != nil {
+	if err := direct(t.Context(), &out); err != nil {
 		t.Fatalf("%v\n%s", err, out.String())
 	}
 	story := regexp.MustCompile(`(?m)^ *\d+ ms  `).ReplaceAllString(out.String(), "")

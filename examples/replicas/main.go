@@ -54,6 +54,11 @@ func main() {
 	lead := flag.Bool("lead", false, "elect a leader, which writes a report every second, instead of counting visitors")
 	schema := flag.Bool("schema", false, "print the tables that -locks postgres://… needs, and end")
 	flag.Parse()
+	if flag.NArg() > 0 {
+		log.Printf("%s: there are no arguments but flags", flag.Arg(0))
+		flag.Usage()
+		os.Exit(2)
+	}
 	if *schema {
 		fmt.Print(postgres.Schema())
 		return

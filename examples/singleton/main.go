@@ -8,6 +8,7 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log"
@@ -16,12 +17,19 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/flockctx/flockctx"
 )
 
 func main() {
 	log.SetFlags(0)
+	flag.Parse()
+	if flag.NArg() > 0 {
+		log.Printf("%s: there are no arguments but flags", flag.Arg(0))
+		flag.Usage()
+		os.Exit(2)
+	}
 	dir, err := os.UserCacheDir()
 	if err != nil {
 		log.Fatal(err)
@@ -35,8 +43,8 @@ func main() {
 	}
 	defer l.Close()
 
-	fmt.Printf("pid %d runs; end it with Ctrl-C\n", os.Getpid())
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	fmt.Printf("pid %d runs; end it with Ctrl-C or SIGTERM\n", os.Getpid())
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	<-ctx.Done()
 }

@@ -13,6 +13,7 @@ import (
 	"log"
 	"os"
 	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/flockctx/flockctx"
@@ -22,11 +23,16 @@ func main() {
 	log.SetFlags(0)
 	wait := flag.Duration("wait", time.Second, "how long to wait for the lock; 0: do not wait")
 	hold := flag.Duration("hold", time.Second, "how long to hold it")
-	flag.Parse()
-	if flag.NArg() != 1 {
-		log.Fatal("usage: timeout [-wait DURATION] [-hold DURATION] FILE")
+	flag.Usage = func() {
+		fmt.Fprintln(flag.CommandLine.Output(), "usage: timeout [-wait DURATION] [-hold DURATION] FILE")
+		flag.PrintDefaults()
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	flag.Parse()
+	if flag.NArg() != 1 || *wait < 0 || *hold < 0 {
+		flag.Usage()
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, os.Stdout, flag.Arg(0), *wait, *hold); err != nil {
 		stop()

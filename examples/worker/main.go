@@ -29,6 +29,11 @@ func main() {
 	workers := flag.Int("workers", 3, "number of workers")
 	length := flag.Duration("job", 2*time.Second, "how long a job takes")
 	flag.Parse()
+	if flag.NArg() > 0 || *workers < 1 || *length < 0 {
+		log.Print("there are no arguments but flags, at least one worker, and no job of less than no time")
+		flag.Usage()
+		os.Exit(2)
+	}
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

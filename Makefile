@@ -7,7 +7,7 @@ help:
 # `make check` vets and tests the root module in short, with nothing installed.
 check:
 	go vet ./...
-	go test -short . ./internal/...
+	go test -short ./...
 
 # `make test` runs all tests and installs what they need.
 .PHONY: test bench
@@ -19,6 +19,12 @@ test:
 # writes to bench/quick/. bench/README.md says how long all of it takes.
 bench:
 	cd bench && go run . $(if $(QUICK),-quick -out quick,-out results -readme ../README.md)
+
+# `make cover` says how much of each package the short tests of the root module run.
+# HTML=cover.html shows which statements.
+.PHONY: cover
+cover:
+	@HTML="$(HTML)" scripts/cover
 
 # `make stress` updates a file 10,000 times in processes that are killed, and locks
 # under faults for SECONDS seconds, drawn from SEED. What fails says how to repeat it.

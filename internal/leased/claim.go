@@ -193,7 +193,7 @@ func (c *claim) ask(ctx context.Context) (Answer, lease.Instant, error) {
 	}
 	replies, flight := make(chan reply, 1), make(chan struct{})
 	c.flight = flight
-	go func() {
+	c.engine.crew.run(func() {
 		defer close(flight)
 		var r reply
 		e := c.engine
@@ -202,7 +202,7 @@ func (c *claim) ask(ctx context.Context) (Answer, lease.Instant, error) {
 			Began: c.began, Under: c.under, Host: e.host, PID: e.pid, Note: c.note,
 		})
 		replies <- r
-	}()
+	})
 	select {
 	case r := <-replies:
 		return r.Answer, r.sent, r.err

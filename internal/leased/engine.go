@@ -99,7 +99,7 @@ type Options struct {
 // New returns an Engine. It does no I/O; what is wrong is reported by Lock.
 func New(s Server, opts Options) *Engine {
 	e := &Engine{
-		server: s, name: opts.Name, ttl: opts.TTL, Owner: rand.Text(), pid: os.Getpid(), lines: line.New(),
+		server: s, crew: crew{make(chan func())}, name: opts.Name, ttl: opts.TTL, Owner: rand.Text(), pid: os.Getpid(), lines: line.New(),
 		invalid: opts.Invalid, held: map[string]*held{}, waiting: map[string]*claim{},
 	}
 	e.circles, _ = s.(Circler)
@@ -122,6 +122,7 @@ func New(s Server, opts Options) *Engine {
 type Engine struct {
 	Owner   string // the name of this Locker on the server
 	server  Server
+	crew    crew    // sends requests
 	circles Circler // nil: the server finds none
 	name    string
 	ttl     time.Duration

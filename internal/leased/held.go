@@ -60,7 +60,7 @@ func (h *held) release(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, h.engine.Traits().Cleanup)
 	released := make(chan error, 1)
-	go func() {
+	h.engine.crew.run(func() {
 		defer cancel()
 		h.engine.lines.LetIn(ctx, h.call.Name)
 		found, repeated, err := h.remove()
@@ -76,7 +76,7 @@ func (h *held) release(ctx context.Context) error {
 			err = fmt.Errorf("%v: %w: it was removed from the server", h.call, locker.ErrLost)
 		}
 		released <- err
-	}()
+	})
 	select {
 	case err := <-released:
 		return err

@@ -8,6 +8,7 @@ package peertest_test
 import (
 	"context"
 	"io"
+	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,7 +25,8 @@ import (
 	"github.com/flockctx/flockctx/locker/redis"
 )
 
-const ttl = 15 * time.Second
+// ttl is how long the peers' locks last: nobody renews them.
+const ttl = time.Hour
 
 // A way to lock takes one lock, for one more of those who compete for it, and returns how
 // to release it.
@@ -37,7 +39,7 @@ var ways = []struct {
 	open func(b *testing.B, c *goredis.Client) way
 }{
 	{"flockctx", func(b *testing.B, c *goredis.Client) way {
-		l := redis.New(c, &redis.Options{TTL: ttl})
+		l := redis.New(c, nil)
 		b.Cleanup(func() { l.(io.Closer).Close() })
 		return func(ctx context.Context) (func(), error) {
 			h, err := l.Lock(ctx, "bench", flockctx.Exclusive)
@@ -162,7 +164,8 @@ func BenchmarkHandOver(b *testing.B) {
 							had <- err
 						}()
 					}
-					time.Sleep(300 * time.Millisecond) // they all wait by then
+					// They all wait by then, and who polls is at no particular point.
+					time.Sleep(300*time.Millisecond + rand.N(200*time.Millisecond))
 					began := time.Now()
 					unlock()
 					for range waiters {

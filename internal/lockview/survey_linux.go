@@ -2,6 +2,7 @@ package lockview
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strconv"
 
@@ -243,14 +244,17 @@ func (f *file) count() map[lock]int {
 }
 
 // explained reports whether the table explains what was seen: each group has an
-// entry, or the table may hide it.
+// entry, or the table may hide it. Of shared locks that look alike the table may have
+// fewer than there are.
 func (f *file) explained() bool {
-	unclaimed := f.count()
+	entries := f.count()
+	unclaimed := maps.Clone(entries)
 	for _, g := range f.groups {
 		l := g[0].lock
 		switch {
 		case unclaimed[l] > 0:
 			unclaimed[l]--
+		case l.Shared && entries[l] > 0:
 		case seesAll() || slices.ContainsFunc(f.entries, func(e entry) bool { return e.conflicts(l.Claim) }):
 			return false
 		}

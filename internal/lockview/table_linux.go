@@ -31,10 +31,10 @@ type entry struct {
 
 func (e entry) equal(o entry) bool { return e.lock == o.lock && slices.Equal(e.waiters, o.waiters) }
 
-// readTable reads /proc/locks once. Each read(2) hands out a page of whole entries,
-// from where the one before ended by number: where locks come and go meanwhile,
-// entries of others can be missing, or be handed out again. Of an exclusive lock that
-// can be told.
+// readTable reads /proc/locks once. Each read(2) hands out a page of whole entries, which
+// is of one moment, from where the one before ended by number: where locks come and go
+// meanwhile, entries of others can be missing, or be handed out again, once or more. So of
+// locks that look alike there are as many as in the page that has most of them.
 func readTable() (es []entry, err error) {
 	fd, err := open(unix.AT_FDCWD, "/proc/locks", unix.O_RDONLY)
 	if err != nil {
@@ -42,7 +42,7 @@ func readTable() (es []entry, err error) {
 	}
 	defer unix.Close(fd)
 	buf := make([]byte, 1<<16)
-	seen := make(map[lock]bool)
+	have := make(map[lock]int) // how many of es look like it
 	for {
 		n, err := retry(func() (int, error) { return unix.Read(fd, buf) })
 		switch {
@@ -51,14 +51,12 @@ func readTable() (es []entry, err error) {
 		case n == 0:
 			return es, nil
 		case n < len(buf):
-			page := parseLocks(string(buf[:n]))
-			for _, e := range page {
-				if !seen[e.lock] {
+			here := make(map[lock]int)
+			for _, e := range parseLocks(string(buf[:n])) {
+				if here[e.lock]++; here[e.lock] > have[e.lock] {
+					have[e.lock]++
 					es = append(es, e)
 				}
-			}
-			for _, e := range page {
-				seen[e.lock] = !e.Shared
 			}
 			continue
 		}
@@ -67,7 +65,7 @@ func readTable() (es []entry, err error) {
 		// form a chain in which each is indented by one column more, so that some
 		// 300 of them are enough.
 		buf = make([]byte, 4*len(buf))
-		es, seen = nil, make(map[lock]bool)
+		es, have = nil, make(map[lock]int)
 		if _, err := unix.Seek(fd, 0, io.SeekStart); err != nil {
 			return nil, procError("seek", "/proc/locks", err)
 		}

@@ -99,15 +99,6 @@ func record(t testing.TB) {
 	t.Cleanup(flockdebug.Start())
 }
 
-// lock locks path until the end of the test.
-func lock(t testing.TB, path string, o *flockctx.Options) *flockctx.Flock {
-	t.Helper()
-	l, err := flockctx.TryLock(path, o)
-	must(t, err)
-	t.Cleanup(func() { l.Close() })
-	return l
-}
-
 // wait has a goroutine call fn, which waits for path until the end of the test.
 func wait(t testing.TB, path string, fn func(ctx context.Context, path string) error) {
 	t.Helper()

@@ -126,7 +126,7 @@ func tempPath(t *testing.T) string { return filepath.Join(t.TempDir(), "file.loc
 func attributes(s tracetest.SpanStub) map[string]string {
 	m := make(map[string]string)
 	for _, a := range s.Attributes {
-		m[string(a.Key)] = a.Value.Emit()
+		m[string(a.Key)] = a.Value.String()
 	}
 	return m
 }

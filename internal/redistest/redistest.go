@@ -160,6 +160,13 @@ func (s *Server) Kill() {
 	}
 }
 
+// Signal sends the server a signal, such as SIGSTOP.
+func (s *Server) Signal(sig syscall.Signal) {
+	if err := s.cmd.Process.Signal(sig); err != nil {
+		s.t.Error(err)
+	}
+}
+
 // Restart kills the server and starts it again, in the same place.
 func (s *Server) Restart() {
 	s.t.Helper()

@@ -2,18 +2,28 @@ package redis_test
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/big"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
 
+	"github.com/flockctx/flockctx/internal/leased"
 	"github.com/flockctx/flockctx/locker"
 	"github.com/flockctx/flockctx/locker/redis"
 )
@@ -214,6 +224,112 @@ func TestPromotion(t *testing.T) {
 	t.Logf("%d promotions, %d overlaps", n, overlaps)
 	if overlaps > 0 {
 		t.Errorf("%d overlaps", overlaps)
+	}
+}
+
+// A server that stands still for less than the TTL costs nobody a lock; one that stands still
+// for longer ends the holder's context before anybody else is granted it.
+func TestFrozenServer(t *testing.T) {
+	for name, still := range map[string]time.Duration{"shorter than the TTL": ttl / 2, "longer than the TTL": 2 * ttl} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := start(t)
+			loud(t, s)
+			h := lock(t, open(t, s.client("")), "frozen")
+			next := make(chan locker.Held)
+			other := open(t, s.client(""))
+			go func() { next <- lock(t, other, "frozen") }()
+			for other.(*leased.Engine).Waiting("frozen") == 0 {
+				time.Sleep(time.Millisecond)
+			}
+			s.Signal(syscall.SIGSTOP)
+			time.Sleep(still)
+			s.Signal(syscall.SIGCONT)
+			if still < ttl {
+				time.Sleep(ttl)
+				if err := h.Context().Err(); err != nil {
+					t.Errorf("after %v: %v", still, context.Cause(h.Context()))
+				}
+				unlock(t, h)
+				unlock(t, <-next)
+				return
+			}
+			n := <-next
+			if h.Context().Err() == nil {
+				t.Error("two hold it")
+			}
+			if err := h.Unlock(within(t, patience)); !errors.Is(err, locker.ErrLost) {
+				t.Errorf("Unlock of what was lost: %v", err)
+			}
+			unlock(t, n)
+		})
+	}
+}
+
+// Over TLS, which many a managed service demands.
+func TestTLS(t *testing.T) {
+	t.Parallel()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), DNSNames: []string{"redis.test"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "redis") // which the server's user may enter
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cert, certKey := filepath.Join(dir, "cert"), filepath.Join(dir, "key")
+	for path, block := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: der}, certKey: {Type: "PRIVATE KEY", Bytes: private}} {
+		if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := l.Addr().(*net.TCPAddr).Port
+	l.Close()
+	s := start(t, "--tls-port", strconv.Itoa(port), "--tls-cert-file", cert, "--tls-key-file", certKey, "--tls-auth-clients", "no")
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	client := func() *goredis.Client {
+		c := goredis.NewClient(&goredis.Options{
+			Addr:      net.JoinHostPort(s.Addr().IP.String(), strconv.Itoa(port)),
+			TLSConfig: &tls.Config{ServerName: "redis.test", RootCAs: roots}, ReadTimeout: ttl / 3,
+		})
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	a, b := open(t, client()), open(t, client())
+	h := lock(t, a, "tls")
+	next := make(chan locker.Held)
+	go func() { next <- lock(t, b, "tls") }()
+	for b.(*leased.Engine).Waiting("tls") == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	unlock(t, h)
+	unlock(t, <-next)
+
+	bad := goredis.NewClient(&goredis.Options{Addr: net.JoinHostPort(s.Addr().IP.String(), strconv.Itoa(port)), TLSConfig: &tls.Config{ServerName: "redis.test"}, MaxRetries: -1})
+	defer bad.Close()
+	if _, err := open(t, bad).Lock(within(t, time.Second), "tls", locker.Exclusive); !errors.Is(err, locker.ErrUnavailable) || !strings.Contains(err.Error(), "certificate") {
+		t.Errorf("with a certificate that is not trusted: %v", err)
 	}
 }
 

@@ -113,7 +113,8 @@ func (s *Server) run() {
 	s.cmd = exec.Command(s.program, append([]string{"--bind", s.addr.IP.String(), "--port", strconv.Itoa(s.addr.Port), "--protected-mode", "no",
 		"--unixsocket", s.Socket(), "--unixsocketperm", "777", "--save", ""}, s.options...)...)
 	s.cmd.Dir, s.cmd.Stdout, s.cmd.Stderr = s.dir, log, log
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.cred, Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.cred, Setpgid: true}
+	endWithTest(s.cmd.SysProcAttr)
 	if err := s.cmd.Start(); err != nil {
 		if s.cred != nil && os.IsPermission(err) {
 			s.t.Skipf("SKIP: the server cannot run as another user here: %v", err)

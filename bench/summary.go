@@ -11,7 +11,7 @@ import (
 )
 
 // direction is said wherever there are ratios.
-const direction = "In brackets: times flockctx's time, so above 1 flockctx is better (of what is better when greater, flockctx's figure as a multiple of the other's)."
+const direction = "In brackets: how many times better flockctx is, so below 1 it is worse. For a time, that is the other's time divided by flockctx's."
 
 // A headline is a row of the summary: one figure, for the candidates of the columns.
 type headline struct {

@@ -15,10 +15,10 @@ import (
 // An outsider is the goroutine inside a gate that waits for another process, for itself
 // and for those that wait behind it: in the way that is right for the strictest of them.
 type outsider struct {
-	local bool          // the file is on a file system that answers an interrupt at once
-	hurry chan struct{} // capacity 1; a token says: somebody came that cannot wait so long
+	local bool // the file is on a file system that answers an interrupt at once
 
 	// Guarded by the mutex of the queue.
+	hurry  chan struct{}   // made where it polls; capacity 1; a token says: somebody came that cannot wait so long
 	blocks bool            // it waits in the kernel, or is about to
 	leave  bool            // it is to leave the kernel
 	out    bool            // it is to leave the gate, for a reader inside that wants to be alone
@@ -134,7 +134,7 @@ func (l *Flock) waitForeign(a *attempt, m Mode) (inside bool, err error) {
 // which it opens in the end; with fair set in line with other processes.
 func (l *Flock) await(a *attempt, m Mode, fair bool) (err error) {
 	q := l.q
-	o := &outsider{local: l.desc.IsLocal(), hurry: make(chan struct{}, 1)}
+	o := &outsider{local: l.desc.IsLocal()}
 	closed := l.closedFor(a)
 	q.lock()
 	q.outsider = o
@@ -169,6 +169,9 @@ func (l *Flock) awaitAs(o *outsider, a *attempt, closed <-chan struct{}, r sys.R
 		n := q.need(l.opts, o.local)
 		o.blocks = n.block && possible && reserveBlocked()
 		o.leave = false
+		if !o.blocks && o.hurry == nil {
+			o.hurry = make(chan struct{}, 1)
+		}
 		q.unlock()
 		if o.blocks {
 			err := l.block(o, a, r)

@@ -86,7 +86,7 @@ func TestFairIsFirstComeFirstServed(t *testing.T) {
 	must(t, cmds[2].Process.Kill())
 	cmds[2].Wait()
 	eventually(t, "the killed one is out of line", func() bool { return inLine(t, path) == 7 })
-	must(t, cmds[4].Process.Signal(unix.SIGSTOP))
+	stopProcess(t, cmds[4].Process)
 	must(t, l.Unlock())
 	eventually(t, "those before the stopped one have had their turn", func() bool {
 		b, err := os.ReadFile(path)
@@ -109,6 +109,23 @@ func TestFairIsFirstComeFirstServed(t *testing.T) {
 	}
 }
 
+// stopProcess returns when all threads of p have stopped: until then one may still be granted
+// a lock.
+func stopProcess(t *testing.T, p *os.Process) {
+	t.Helper()
+	must(t, p.Signal(unix.SIGSTOP))
+	eventually(t, "all threads have stopped", func() bool {
+		stats, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.Pid))
+		for _, stat := range stats {
+			b, err := os.ReadFile(stat)
+			if _, after, _ := strings.Cut(string(b), ") "); err != nil || !strings.HasPrefix(after, "T") {
+				return false
+			}
+		}
+		return len(stats) > 0
+	})
+}
+
 // Who gives up in front of another process leaves no ticket, in every way to wait, and
 // TryLock does not overtake those in line.
 func TestFairLeavesNothing(t *testing.T) {
@@ -126,7 +143,7 @@ func TestFairLeavesNothing(t *testing.T) {
 		if n := inLine(t, path); n != 1 {
 			t.Errorf("%d in line, want only the other process", n)
 		}
-		must(t, second.Process.Signal(unix.SIGSTOP))
+		stopProcess(t, second.Process)
 		holder.must("unlock")
 		_, err := flockctx.TryLock(path, fair())
 		wantErr(t, err, flockctx.ErrLocked)

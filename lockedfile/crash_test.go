@@ -113,17 +113,20 @@ func TestCrash(t *testing.T) {
 	if testing.Short() {
 		updates = min(updates, 100)
 	}
-	life := 60 * time.Millisecond  // of a worker, at most
+	life := 60 * time.Millisecond  // of a worker, at most; longer while it does not get on
 	if runtime.GOOS == "windows" { // under wine all is slow
 		updates, life = min(updates, 30), time.Second
 	}
 	var stop atomic.Bool
 	var kills, reads atomic.Int64
+	var seen [crashWorkers]atomic.Uint64 // Updates of each
 	var group, readers sync.WaitGroup
 	for i := range crashWorkers {
 		random := rand.New(rand.NewPCG(*seedFlag, uint64(i)))
 		group.Go(func() {
+			most := life
 			for !stop.Load() {
+				before := seen[i].Load()
 				var stderr bytes.Buffer
 				cmd := newCommand(t, "worker", path, log(i), fmt.Sprint(i))
 				cmd.Stderr = &stderr
@@ -136,7 +139,7 @@ func TestCrash(t *testing.T) {
 					return
 				}
 				stdout.Read(make([]byte, 1)) // it begins
-				time.Sleep(time.Duration(random.Int64N(int64(life))))
+				time.Sleep(time.Duration(random.Int64N(int64(most))))
 				cmd.Process.Kill()
 				err = cmd.Wait()
 				if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.Exited() && stderr.Len() > 0 {
@@ -144,6 +147,11 @@ func TestCrash(t *testing.T) {
 					return
 				}
 				kills.Add(1)
+				if seen[i].Load() > before {
+					most = life
+				} else {
+					most = min(2*most, time.Second)
+				}
 			}
 		})
 	}
@@ -172,6 +180,9 @@ func TestCrash(t *testing.T) {
 				if err != nil {
 					t.Errorf("reader: %v", err)
 					return
+				}
+				for i, n := range last {
+					seen[i].Store(n)
 				}
 				if reads.Add(1); last.total() >= updates {
 					stop.Store(true)

@@ -108,6 +108,12 @@ func (c *claim) acquire(ctx context.Context) (h *held, err error) {
 				return c.hold(ctx, a.Token, sent), nil
 			}
 			pause = 0 // an answer that took long proves little
+			if !c.try {
+				limit = ctx // it has more than a place
+			}
+			e.mu.Lock()
+			c.why = errSlow
+			e.mu.Unlock()
 		case err == nil && c.try:
 			return nil, errBusy
 		case err == nil:
@@ -140,6 +146,9 @@ func (c *claim) acquire(ctx context.Context) (h *held, err error) {
 		}
 	}
 }
+
+// errSlow: the lock was granted again and again, each time too late.
+var errSlow = errors.New("its answers take longer than half a TTL")
 
 // answered notes what has come of asking, also for those in line behind it: not if it is
 // the caller that had no time.

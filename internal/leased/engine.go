@@ -210,11 +210,11 @@ func (e *Engine) Holders(ctx context.Context, name string) ([]locker.Holder, err
 	limit, cancel := lease.Reach(ctx)
 	defer cancel()
 	for pause := minPause; ; pause = min(2*pause, maxPause) {
-		holders, err := e.server.Holders(limit, name)
+		holders, err := e.holders(limit, name)
 		switch {
 		case err == nil:
 			return holders, nil
-		case !e.server.Transient(err):
+		case limit.Err() == nil && !e.server.Transient(err):
 			return fail(err)
 		}
 		select {
@@ -225,6 +225,25 @@ func (e *Engine) Holders(ctx context.Context, name string) ([]locker.Holder, err
 			}
 			return fail(lease.Unavailable(err))
 		}
+	}
+}
+
+// holders asks the server once, and not for longer than ctx lasts.
+func (e *Engine) holders(ctx context.Context, name string) (holders []locker.Holder, err error) {
+	type reply struct {
+		holders []locker.Holder
+		err     error
+	}
+	replies := make(chan reply, 1)
+	e.crew.run(func() {
+		holders, err := e.server.Holders(ctx, name)
+		replies <- reply{holders, err}
+	})
+	select {
+	case r := <-replies:
+		return r.holders, r.err
+	case <-ctx.Done():
+		return nil, errors.New("no answer from the server")
 	}
 }
 

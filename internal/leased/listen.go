@@ -42,13 +42,19 @@ func (r *ears) restLocked(e *Engine) {
 	if len(e.waiting) > 0 || r.stop == nil || r.rest != nil {
 		return
 	}
-	r.rest = time.AfterFunc(e.ttl, func() {
+	var t *time.Timer
+	t = time.AfterFunc(e.ttl, func() {
 		e.mu.Lock()
 		defer e.mu.Unlock()
+		if r.rest != t {
+			return
+		}
+		r.rest = nil // a call that is under way starts another when it ends
 		if len(e.waiting) == 0 {
 			r.cover()
 		}
 	})
+	r.rest = t
 }
 
 // cover ends the goroutine. The engine's mu is held.

@@ -2,13 +2,14 @@
 -- try that would have to wait leaves nothing.
 local name, id, owner, shared, try = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1'
 local ttl, waited, rest = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
-local may = quiet(ttl)
+local may, longest = quiet(ttl)
 if not may then
 	return redis.error_reply('FLOCKCTX the server does not tell its run_id')
 end
 local me
 local claims = {}
 for _, c in ipairs(read(name)) do
+	c.expires = math.min(c.expires, now + longest) -- later only where the clock was set back
 	if c.id == id and (c.granted == 0 or c.expires > now) then
 		me = c -- an expired grant is none: others may have had the lock since
 	elseif c.id ~= id and c.expires > now then

@@ -17,7 +17,8 @@
 //
 // A server that was restarted, promoted or emptied may have forgotten who holds what. So a
 // server grants nothing for a TTL after the first request that finds it to be another one,
-// by its run_id, than the one that wrote what is stored, or finds nothing stored. That is so
+// or in another term as a primary, by its run_id and master_replid, than what wrote what is
+// stored, or finds nothing stored. That is so
 // when the very first lock is taken, too: it takes a TTL. Lock waits, TryLock says that the
 // name is busy. All is kept in one hash, so that it cannot be lost in part.
 //
@@ -59,6 +60,7 @@ package redis
 
 import (
 	"errors"
+	"reflect"
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
@@ -109,7 +111,7 @@ func New(client goredis.UniversalClient, opts *Options) locker.Locker {
 			s.key = opts.Key
 		}
 	}
-	if client == nil {
+	if v := reflect.ValueOf(client); client == nil || v.Kind() == reflect.Pointer && v.IsNil() {
 		o.Invalid = errors.New("no client")
 	}
 	return leased.New(s, o)

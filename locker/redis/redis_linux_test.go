@@ -146,12 +146,16 @@ func TestRestarts(t *testing.T) {
 					s.Restart()
 					if control {
 						// As if the server were the one of before, for ever.
-						run := ""
-						for _, line := range strings.Split(s.do("INFO", "server").(string), "\r\n") {
+						var id, term string
+						for _, line := range strings.Split(s.do("INFO").(string), "\r\n") {
 							if v, ok := strings.CutPrefix(line, "run_id:"); ok {
-								run = v
+								id = v
+							}
+							if v, ok := strings.CutPrefix(line, "master_replid:"); ok {
+								term = v
 							}
 						}
+						run := id + "-" + term
 						s.do("HSET", "flockctx", "run", run, "since", "1", "ttl", "1")
 					}
 					if append == "always" {

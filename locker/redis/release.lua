@@ -1,5 +1,6 @@
 -- Removes a claim, and tells those that need not wait any more.
 local name, id, channel = ARGV[1], ARGV[2], ARGV[3]
+unstoppable()
 local found, claims = 0, {}
 for _, c in ipairs(read(name)) do
 	if c.id == id then

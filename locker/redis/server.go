@@ -1,10 +1,12 @@
 package redis
 
 import (
+	"cmp"
 	"context"
 	_ "embed"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
 	"slices"
@@ -87,9 +89,11 @@ func (s server) Release(ctx context.Context, id, name string) (found bool, sent 
 const renewAtOnce = 200
 
 func (s server) Renew(ctx context.Context, _ string, ttl time.Duration, names map[string]string) (ids []string, sent lease.Instant, err error) {
+	// By name, since the script reads and writes all claims on a name at once.
+	all := slices.SortedFunc(maps.Keys(names), func(a, b string) int { return strings.Compare(names[a], names[b]) })
 	var args []any
-	for id, name := range names {
-		args = append(args, name, id)
+	for _, id := range all {
+		args = append(args, names[id], id)
 	}
 	for part := range slices.Chunk(args, 2*renewAtOnce) {
 		r, at, err := s.run(ctx, renewScript, append([]any{ttl.Microseconds()}, part...)...)
@@ -156,16 +160,14 @@ func (s server) Holders(ctx context.Context, name string) ([]locker.Holder, erro
 			h.Token = locker.Token{Epoch: "redis", N: number(3)}
 		}
 		rest, _ := f[4].(string)
-		var host, note string
-		fmt.Sscanf(rest, "%d h=%s", &h.PID, &host)
-		if _, after, ok := strings.Cut(rest, " n="); ok {
-			note = after
-		}
+		pid, rest, _ := strings.Cut(rest, " h=")
+		host, note, _ := strings.Cut(rest, " n=")
+		h.PID, _ = strconv.Atoi(pid)
 		h.Host, _ = url.QueryUnescape(host)
 		h.Note, _ = url.QueryUnescape(note)
 		all = append(all, place{since, h})
 	}
-	slices.SortStableFunc(all, func(a, b place) int { return int(int64(a.since - b.since)) })
+	slices.SortStableFunc(all, func(a, b place) int { return cmp.Compare(a.since, b.since) })
 	for _, p := range all {
 		if p.h.Waiting {
 			waiting = append(waiting, p.h)
@@ -186,7 +188,9 @@ func (s server) Hear(ctx context.Context, owner string, open func(), notice func
 	rctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	if _, err := sub.Receive(rctx); err != nil {
-		if reply(err) != "" && !s.Transient(err) {
+		said := reply(err)
+		password := strings.HasPrefix(said, "NOAUTH") || strings.HasPrefix(said, "WRONGPASS") // may be changing
+		if said != "" && !password && !s.Transient(err) {
 			return leased.ErrDeaf // it may not, or cannot
 		}
 		return err
@@ -232,6 +236,13 @@ func (s server) run(ctx context.Context, script *goredis.Script, args ...any) (r
 	if err = send("evalsha", script.Hash()); goredis.HasErrorPrefix(err, "NOSCRIPT") {
 		err = send("eval", scriptText[script])
 	}
+	if err != nil && reply(err) == "" {
+		// A client of a cluster does not ask by itself who has taken over from a primary
+		// that does not answer.
+		if c, ok := s.client.(interface{ ReloadState(context.Context) }); ok {
+			c.ReloadState(ctx)
+		}
+	}
 	return r, sent, s.explain(err)
 }
 
@@ -240,13 +251,20 @@ var scriptText = map[*goredis.Script]string{
 	sweepScript: commonLua + sweepLua, holdersScript: commonLua + holdersLua,
 }
 
-// reply returns what the server said, where err is that, and else "".
+// reply returns what the server said, where err is that, and else "". What a command in a
+// script was told comes in a wrapper before Redis 7.
 func reply(err error) string {
 	var e goredis.Error
-	if errors.As(err, &e) && !errors.Is(err, goredis.Nil) {
-		return e.Error()
+	if !errors.As(err, &e) || errors.Is(err, goredis.Nil) {
+		return ""
 	}
-	return ""
+	said := e.Error()
+	const where = "@user_script:"
+	if i := strings.LastIndex(said, where); i >= 0 && strings.HasPrefix(said, "ERR Error running script") {
+		_, said, _ = strings.Cut(said[i+len(where):], ": ")
+		said = strings.TrimPrefix(said, "-")
+	}
+	return said
 }
 
 // passing are what a server says that cannot serve for now.

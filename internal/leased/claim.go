@@ -175,7 +175,7 @@ func (c *claim) unanswered(err error) error {
 		if c.why != nil {
 			return c.why
 		}
-		return errors.New("no answer from the server")
+		return errNoAnswer
 	}
 	return err
 }
@@ -200,24 +200,21 @@ func (c *claim) ask(ctx context.Context) (Answer, lease.Instant, error) {
 		sent lease.Instant
 		err  error
 	}
-	replies, flight := make(chan reply, 1), make(chan struct{})
+	flight := make(chan struct{})
 	c.flight = flight
-	c.engine.crew.run(func() {
+	e := c.engine
+	r, ok := ask(ctx, e.crew, func() (r reply) {
 		defer close(flight)
-		var r reply
-		e := c.engine
 		r.Answer, r.sent, r.err = e.server.Claim(ctx, &Claim{
 			ID: c.id, Name: c.call.Name, Owner: e.Owner, Shared: c.call.Mode == locker.Shared, Try: c.try, TTL: e.ttl,
 			Began: c.began, Under: c.under, Host: e.host, PID: e.pid, Note: c.note,
 		})
-		replies <- r
+		return r
 	})
-	select {
-	case r := <-replies:
-		return r.Answer, r.sent, r.err
-	case <-ctx.Done():
+	if !ok {
 		return Answer{}, 0, ctx.Err()
 	}
+	return r.Answer, r.sent, r.err
 }
 
 // findCircle gives up the claim, with an error, if it waits for itself.

@@ -229,22 +229,19 @@ func (e *Engine) Holders(ctx context.Context, name string) ([]locker.Holder, err
 }
 
 // holders asks the server once, and not for longer than ctx lasts.
-func (e *Engine) holders(ctx context.Context, name string) (holders []locker.Holder, err error) {
+func (e *Engine) holders(ctx context.Context, name string) ([]locker.Holder, error) {
 	type reply struct {
 		holders []locker.Holder
 		err     error
 	}
-	replies := make(chan reply, 1)
-	e.crew.run(func() {
-		holders, err := e.server.Holders(ctx, name)
-		replies <- reply{holders, err}
+	r, ok := ask(ctx, e.crew, func() (r reply) {
+		r.holders, r.err = e.server.Holders(ctx, name)
+		return r
 	})
-	select {
-	case r := <-replies:
-		return r.holders, r.err
-	case <-ctx.Done():
-		return nil, errors.New("no answer from the server")
+	if !ok {
+		return nil, errNoAnswer
 	}
+	return r.holders, r.err
 }
 
 // Waiting returns how many calls wait for name: in line, or on the server. It is for

@@ -28,14 +28,20 @@ func (s *server) info(line string) {
 	}
 }
 
+// follow makes s a replica of primary, and returns when it has its data.
+func (s *server) follow(primary *server) {
+	s.t.Helper()
+	s.do("REPLICAOF", primary.Addr().IP.String(), primary.Addr().Port)
+	s.info("master_link_status:up")
+}
+
 // A server that was demoted for a while does not know who was granted what meanwhile, though
 // it was not restarted.
 func TestDemotedForAWhile(t *testing.T) {
 	t.Parallel()
 	a, b := start(t), start(t)
 	loud(t, a)
-	b.do("REPLICAOF", a.Addr().IP.String(), strconv.Itoa(a.Addr().Port))
-	b.info("master_link_status:up")
+	b.follow(a)
 	time.Sleep(1500 * time.Millisecond) // b has what a wrote
 	a.do("REPLICAOF", "127.0.0.1", "1") // and cannot reach b
 	b.do("REPLICAOF", "NO", "ONE")
@@ -44,7 +50,7 @@ func TestDemotedForAWhile(t *testing.T) {
 	a.do("REPLICAOF", "NO", "ONE")
 	again := open(t, a.client(""))
 	if _, err := again.TryLock(within(t, patience), "x", locker.Exclusive); !errors.Is(err, flockctx.ErrLocked) {
-		t.Errorf("TryLock on the server that is promoted again: %v", err)
+		t.Fatalf("TryLock on the server that is promoted again: %v", err)
 	}
 	lock(t, again, "x")
 	if h.Context().Err() == nil {
@@ -90,7 +96,14 @@ func TestFullMemory(t *testing.T) {
 	for other.(*leased.Engine).Waiting("full") == 0 {
 		time.Sleep(time.Millisecond)
 	}
-	s.do("CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory", "1")
+	far := time.Now().Add(time.Hour).UnixMicro()
+	s.do("HSET", "flockctx", "n:left", fmt.Sprintf("DEAD 0 1 1 2 3 OWNER 1 h= n=\nLIVING 0 1 0 %d 0 OWNER 1 h= n=", far))
+	s.do("CONFIG", "SET", "maxmemory-policy", "noeviction")
+	s.do("CONFIG", "SET", "maxmemory", "1")
+	s.do("EVAL", script(t, "sweep.lua"), 1, "flockctx", "0")
+	if left := s.do("HGET", "flockctx", "n:left").(string); !strings.HasPrefix(left, "LIVING") {
+		t.Errorf("not swept: %q", left)
+	}
 	time.Sleep(ttl * 3 / 2)
 	if err := h.Context().Err(); err != nil {
 		t.Errorf("the lock was lost: %v", context.Cause(h.Context()))
@@ -208,37 +221,46 @@ func TestLateAnswers(t *testing.T) {
 	}
 }
 
-// A cluster's replica takes over with its locks.
-func TestClusterFailover(t *testing.T) {
-	t.Parallel()
+const slots = 16384 // of a cluster
+
+// startCluster starts a cluster of n servers, of which the first few have the slots.
+func startCluster(t *testing.T, n, primaries int, timeout time.Duration) (all []*server) {
+	t.Helper()
 	const bus = "16379" // by default 10,000 above the port, which may be more than there are
-	var m []*server
-	for range 4 {
-		s := start(t, "--cluster-enabled", "yes", "--cluster-node-timeout", "1500", "--cluster-port", bus)
+	for i := range n {
+		s := start(t, "--cluster-enabled", "yes", "--cluster-node-timeout", strconv.Itoa(int(timeout.Milliseconds())), "--cluster-port", bus)
 		s.do("CONFIG", "SET", "cluster-announce-ip", s.Addr().IP.String())
-		m = append(m, s)
-	}
-	for i, slots := range [][2]int{{0, 5000}, {5001, 10000}, {10001, 16383}} {
-		m[i].do("CLUSTER", "ADDSLOTSRANGE", slots[0], slots[1])
-	}
-	var addrs []string
-	for i, s := range m {
 		s.do("CLUSTER", "SET-CONFIG-EPOCH", i+1)
-		if i > 0 {
-			m[0].do("CLUSTER", "MEET", s.Addr().IP.String(), s.Addr().Port, bus)
+		if i < primaries {
+			s.do("CLUSTER", "ADDSLOTSRANGE", (i*slots+primaries-1)/primaries, ((i+1)*slots+primaries-1)/primaries-1)
 		}
-		addrs = append(addrs, s.Addr().String())
+		if i > 0 {
+			all[0].do("CLUSTER", "MEET", s.Addr().IP.String(), s.Addr().Port, bus)
+		}
+		all = append(all, s)
 	}
+	nodes := fmt.Sprintf("cluster_known_nodes:%d", n)
 	limit := time.Now().Add(patience)
-	for _, s := range m {
-		for info := ""; !strings.Contains(info, "cluster_state:ok") || !strings.Contains(info, "cluster_known_nodes:4"); time.Sleep(20 * time.Millisecond) {
+	for _, s := range all {
+		for info := ""; !strings.Contains(info, "cluster_state:ok") || !strings.Contains(info, nodes); time.Sleep(20 * time.Millisecond) {
 			if info = s.do("CLUSTER", "INFO").(string); time.Now().After(limit) {
 				t.Fatalf("the cluster does not form: %s", info)
 			}
 		}
 	}
+	return all
+}
+
+// A cluster's replica takes over with its locks.
+func TestClusterFailover(t *testing.T) {
+	t.Parallel()
+	m := startCluster(t, 4, 3, 1500*time.Millisecond)
+	var addrs []string
+	for _, s := range m {
+		addrs = append(addrs, s.Addr().String())
+	}
 	slot, _ := m[0].do("CLUSTER", "KEYSLOT", "flockctx").(int64)
-	owner := m[min(slot/5001, 2)]
+	owner := m[slot*3/slots]
 	m[3].do("CLUSTER", "REPLICATE", owner.do("CLUSTER", "MYID"))
 	m[3].info("master_link_status:up")
 	c := goredis.NewClusterClient(&goredis.ClusterOptions{Addrs: addrs, ReadTimeout: time.Second, DialTimeout: time.Second})

@@ -15,12 +15,11 @@
 // or when the renewals have not been answered for 90 % of the TTL, counted from when they
 // were sent. The server lets the next one in after the whole TTL, by its own clock.
 //
-// A server that was restarted, promoted or emptied may have forgotten who holds what. So a
-// server grants nothing for a TTL after the first request that finds it to be another one,
-// or in another term as a primary, by its run_id and master_replid, than what wrote what is
-// stored, or finds nothing stored. That is so
-// when the very first lock is taken, too: it takes a TTL. Lock waits, TryLock says that the
-// name is busy. All is kept in one hash, so that it cannot be lost in part.
+// A server that was restarted, promoted or emptied may have forgotten who holds what. So it
+// grants nothing for a TTL after the first request that finds nothing stored, or what another
+// server wrote, or itself in an earlier term as a primary: run_id tells the one, master_replid
+// the other. The very first lock takes a TTL, too. Lock waits, TryLock says that the name is
+// busy. All is kept in one hash, so that it cannot be lost in part.
 //
 // So two holders never overlap as long as there is one primary, no clock runs 10 % fast or
 // slow, the server's clock is not set forward, and programs that share locks have the same

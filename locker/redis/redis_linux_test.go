@@ -15,6 +15,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -54,7 +55,8 @@ func TestLostMemory(t *testing.T) {
 		{"SCRIPT FLUSH and FLUSHDB", func(t *testing.T, s *server) { s.do("SCRIPT", "FLUSH"); s.do("FLUSHDB", "ASYNC") }},
 		{"restart", func(t *testing.T, s *server) { s.Restart() }},
 		{"eviction", func(t *testing.T, s *server) {
-			s.do("CONFIG", "SET", "maxmemory-policy", "allkeys-random", "maxmemory", "1")
+			s.do("CONFIG", "SET", "maxmemory-policy", "allkeys-random")
+			s.do("CONFIG", "SET", "maxmemory", "1")
 			for s.do("EXISTS", "flockctx") == int64(1) {
 				func() {
 					c := goredis.NewClient(clientOptions(s.Socket()))
@@ -146,17 +148,9 @@ func TestRestarts(t *testing.T) {
 					s.Restart()
 					if control {
 						// As if the server were the one of before, for ever.
-						var id, term string
-						for _, line := range strings.Split(s.do("INFO").(string), "\r\n") {
-							if v, ok := strings.CutPrefix(line, "run_id:"); ok {
-								id = v
-							}
-							if v, ok := strings.CutPrefix(line, "master_replid:"); ok {
-								term = v
-							}
-						}
-						run := id + "-" + term
-						s.do("HSET", "flockctx", "run", run, "since", "1", "ttl", "1")
+						info := s.do("INFO").(string)
+						field := func(name string) string { return regexp.MustCompile(name + `:(\w+)`).FindStringSubmatch(info)[1] }
+						s.do("HSET", "flockctx", "run", field("run_id")+"-"+field("master_replid"), "since", "1", "ttl", "1")
 					}
 					if append == "always" {
 						// The holder keeps it, and the next one does not get it.
@@ -201,10 +195,8 @@ func TestPromotion(t *testing.T) {
 		func() {
 			primary := start(t)
 			loud(t, primary)
-			replica := start(t, "--replicaof", primary.Addr().IP.String()+" "+strconv.Itoa(primary.Addr().Port))
-			for !strings.Contains(replica.do("INFO", "replication").(string), "master_link_status:up") {
-				time.Sleep(10 * time.Millisecond)
-			}
+			replica := start(t)
+			replica.follow(primary)
 			a := open(t, primary.client(""))
 			h := lock(t, a, "promoted")
 			primary.Kill()
@@ -343,7 +335,7 @@ func TestRights(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	rights := []any{"-@all", "+eval", "+evalsha", "+time", "+info", "+hget", "+hmget", "+hset", "+hdel", "+hscan", "+hello", "~locks"}
-	s.do(append([]any{"ACL", "SETUSER", "app", "on", ">secret"}, append(rights, "+publish", "+subscribe", "+unsubscribe", "+ping", "&locks:*")...)...)
+	s.do(append([]any{"ACL", "SETUSER", "app", "on", ">secret"}, append(rights, "+publish", "+subscribe", "+unsubscribe", "+ping", "resetchannels", "&locks:*")...)...)
 	s.do(append([]any{"ACL", "SETUSER", "deaf", "on", ">secret", "resetchannels"}, rights...)...)
 	s.do("ACL", "SETUSER", "none", "on", ">secret", "-@all", "+eval", "+evalsha", "~locks")
 	connect := func(user string) locker.Locker {
@@ -388,23 +380,7 @@ func TestRights(t *testing.T) {
 // In a cluster, the key says which shard has the locks.
 func TestCluster(t *testing.T) {
 	t.Parallel()
-	const bus = 16379 // by default 10,000 above the port, which may be more than there are
-	options := []string{"--cluster-enabled", "yes", "--cluster-node-timeout", "5000", "--cluster-port", strconv.Itoa(bus)}
-	a, b := start(t, options...), start(t, options...)
-	for _, s := range []*server{a, b} {
-		s.do("CONFIG", "SET", "cluster-announce-ip", s.Addr().IP.String())
-	}
-	a.do("CLUSTER", "ADDSLOTSRANGE", 0, 8191)
-	b.do("CLUSTER", "ADDSLOTSRANGE", 8192, 16383)
-	a.do("CLUSTER", "MEET", b.Addr().IP.String(), b.Addr().Port, bus)
-	limit := time.Now().Add(patience)
-	for _, s := range []*server{a, b} {
-		for info := ""; !strings.Contains(info, "cluster_state:ok") || !strings.Contains(info, "cluster_known_nodes:2"); time.Sleep(20 * time.Millisecond) {
-			if info = s.do("CLUSTER", "INFO").(string); time.Now().After(limit) {
-				t.Fatalf("the cluster of %v and %v does not form: %s", a.Addr(), b.Addr(), info)
-			}
-		}
-	}
+	a := startCluster(t, 2, 2, 5*time.Second)[0]
 	cluster := func() goredis.UniversalClient {
 		c := goredis.NewClusterClient(&goredis.ClusterOptions{Addrs: []string{a.Addr().String()}, ReadTimeout: ttl / 3})
 		t.Cleanup(func() { c.Close() })
@@ -542,18 +518,24 @@ func TestExpiredGrantIsNone(t *testing.T) {
 	loud(t, s)
 	now := time.Now().UnixMicro()
 	s.do("HSET", "flockctx", "run", "another", "n:expired", fmt.Sprintf("ID 0 %d %d %d 7 OWNER 1 h= n=", now-9e6, now-9e6, now-1e6))
-	script, err := os.ReadFile("common.lua")
-	if err != nil {
-		t.Fatal(err)
-	}
-	claim, err := os.ReadFile("claim.lua")
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := s.do("EVAL", string(script)+string(claim), 1, "flockctx", "expired", "ID", "OWNER", 0, 0, ttl.Microseconds(), 0, "1 h= n=")
+	got := s.do("EVAL", script(t, "claim.lua"), 1, "flockctx", "expired", "ID", "OWNER", 0, 0, ttl.Microseconds(), 0, "1 h= n=")
 	if a, ok := got.([]any); !ok || len(a) != 3 || a[0] != int64(0) {
 		t.Errorf("claimed again by its ID on a server that is quiet: %v", got)
 	}
+}
+
+// script returns a script as the server is sent it.
+func script(t *testing.T, name string) string {
+	t.Helper()
+	common, err := os.ReadFile("common.lua")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(common) + string(text)
 }
 
 // Bad input and servers that cannot serve have clear errors.

@@ -188,12 +188,10 @@ func (s server) Hear(ctx context.Context, owner string, open func(), notice func
 	rctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	if _, err := sub.Receive(rctx); err != nil {
-		said := reply(err)
-		password := strings.HasPrefix(said, "NOAUTH") || strings.HasPrefix(said, "WRONGPASS") // may be changing
-		if said != "" && !password && !s.Transient(err) {
-			return leased.ErrDeaf // it may not, or cannot
+		if said := reply(err); said == "" || badPassword(said) || s.Transient(err) {
+			return err // it may be another time
 		}
-		return err
+		return leased.ErrDeaf // it may not, or cannot
 	}
 	open()
 	messages := sub.ChannelWithSubscriptions()
@@ -236,7 +234,7 @@ func (s server) run(ctx context.Context, script *goredis.Script, args ...any) (r
 	if err = send("evalsha", script.Hash()); goredis.HasErrorPrefix(err, "NOSCRIPT") {
 		err = send("eval", scriptText[script])
 	}
-	if err != nil && reply(err) == "" {
+	if err != nil && reply(err) == "" && s.Transient(err) {
 		// A client of a cluster does not ask by itself who has taken over from a primary
 		// that does not answer.
 		if c, ok := s.client.(interface{ ReloadState(context.Context) }); ok {
@@ -286,12 +284,17 @@ func (server) Refused(err error) bool {
 	return reply(err) != "" || errors.As(err, &op) && op.Op == "dial" || errors.Is(err, goredis.ErrPoolTimeout) || errors.Is(err, goredis.ErrClosed)
 }
 
+// badPassword: it may be changing, and the client's follow.
+func badPassword(said string) bool {
+	return strings.HasPrefix(said, "NOAUTH") || strings.HasPrefix(said, "WRONGPASS")
+}
+
 // explain adds to an error that does not pass what to do about it.
 func (s server) explain(err error) error {
 	switch said := reply(err); {
 	case strings.HasPrefix(said, "NOPERM"), strings.Contains(said, "can't run this command"):
 		return fmt.Errorf("the user needs EVAL, EVALSHA, TIME, INFO, HGET, HMGET, HSET, HDEL and HSCAN on the key %q: %w", s.key, err)
-	case strings.HasPrefix(said, "NOAUTH"), strings.HasPrefix(said, "WRONGPASS"):
+	case badPassword(said):
 		return fmt.Errorf("the server refuses the credentials: %w", err)
 	case strings.HasPrefix(said, "WRONGTYPE"):
 		return fmt.Errorf("the key %q is something else than the locks: %w", s.key, err)

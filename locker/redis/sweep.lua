@@ -1,4 +1,5 @@
 -- Removes what has expired of some names, and returns where to go on, 0 at the end.
+unstoppable()
 local page = redis.call('HSCAN', key, ARGV[1], 'MATCH', 'n:*', 'COUNT', 100)
 for i = 1, #page[2], 2 do
 	local name = string.sub(page[2][i], 3)

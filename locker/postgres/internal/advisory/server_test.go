@@ -471,7 +471,7 @@ func TestLatency(t *testing.T) {
 // not be left unsure. It is not parallel, since it has one processor for all goroutines.
 func TestTerminatedAtUnlock(t *testing.T) {
 	s := pgtest.Start(t)
-	ctx := within(t, time.Minute)
+	ctx := t.Context()
 	conn, err := pgx.Connect(ctx, s.DSN(""))
 	if err != nil {
 		t.Fatal(err)
@@ -490,7 +490,7 @@ func TestTerminatedAtUnlock(t *testing.T) {
 			}
 			for begin, d := time.Now(), rand.N(3*time.Millisecond); time.Since(begin) < d; {
 			}
-			if err := h.Unlock(ctx); errors.Is(err, locker.ErrLost) {
+			if err := h.Unlock(within(t, time.Minute)); errors.Is(err, locker.ErrLost) {
 				lost++
 			} else if err != nil {
 				t.Fatalf("run %d: %v", i, err)

@@ -108,7 +108,7 @@ func TestFullMemory(t *testing.T) {
 	if err := h.Context().Err(); err != nil {
 		t.Errorf("the lock was lost: %v", context.Cause(h.Context()))
 	}
-	if _, err := l.Lock(within(t, time.Second), "another", locker.Exclusive); !errors.Is(err, locker.ErrUnavailable) || !strings.Contains(err.Error(), "OOM") {
+	if _, err := l.Lock(within(t, 5*time.Second), "another", locker.Exclusive); !errors.Is(err, locker.ErrUnavailable) || !strings.Contains(err.Error(), "OOM") {
 		t.Errorf("a new lock: %v", err)
 	}
 	unlock(t, h)

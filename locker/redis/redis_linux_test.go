@@ -324,7 +324,7 @@ func TestTLS(t *testing.T) {
 
 	bad := goredis.NewClient(&goredis.Options{Addr: net.JoinHostPort(s.Addr().IP.String(), strconv.Itoa(port)), TLSConfig: &tls.Config{ServerName: "redis.test"}, MaxRetries: -1})
 	defer bad.Close()
-	if _, err := open(t, bad).Lock(within(t, time.Second), "tls", locker.Exclusive); !errors.Is(err, locker.ErrUnavailable) || !strings.Contains(err.Error(), "certificate") {
+	if _, err := open(t, bad).Lock(within(t, 10*time.Second), "tls", locker.Exclusive); !errors.Is(err, locker.ErrUnavailable) || !strings.Contains(err.Error(), "certificate") {
 		t.Errorf("with a certificate that is not trusted: %v", err)
 	}
 }

@@ -78,8 +78,8 @@ func (l *Flock) lock(a *attempt) error {
 	}
 
 	err := l.acquire(a, m)
-	if err != nil && !a.once {
-		err = l.acquireAgain(a, m, err)
+	if err == errStale && !a.once {
+		err = l.acquireCurrent(a, m)
 	}
 	l.mu.Lock()
 	if err == nil {
@@ -113,7 +113,7 @@ func (l *Flock) acquire(a *attempt, m Mode) (err error) {
 		opened = true
 	}
 	if err := l.queue(a, m, opened); err != nil {
-		l.closeFile(opened)
+		l.closeFile(opened || err == errStale)
 		return err
 	}
 	inside := true
@@ -126,7 +126,11 @@ func (l *Flock) acquire(a *attempt, m Mode) (err error) {
 	if gaveWay {
 		l.q.adjustPatience(err == errBusy)
 	}
-	if err == errBusy && !a.try {
+	switch {
+	case err != errBusy:
+	case l.outdated(a, opened):
+		err = errStale
+	case !a.try:
 		a.waits()
 		inside, err = l.waitForeign(a, m)
 	}
@@ -175,11 +179,14 @@ func (l *Flock) queue(a *attempt, m Mode, opened bool) error {
 	}
 	switch gm := gate.Mode(m); {
 	case q.gate.TryEnter(gm), opened && !a.try && q.gate.Spin(gm):
-	case a.try:
-		q.unlock()
-		return errBusy
 	default:
 		q.unlock()
+		switch {
+		case l.outdated(a, opened):
+			return errStale
+		case a.try:
+			return errBusy
+		}
 		a.waits()
 		closed := l.closedFor(a)
 		q.lock()

@@ -46,6 +46,9 @@ func MaxBlocked() int { return int(maxBlocked()) }
 // kernel or by polling.
 func WaitingOutside() int { return Pollers() + Blocked() }
 
+// IsLocal reports whether the file that l has open is on a local file system.
+func IsLocal(l *Flock) bool { return l.desc.IsLocal() }
+
 func eachQueue(fn func(*queue)) {
 	for i := range shards {
 		shards[i].mu.Lock()

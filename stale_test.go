@@ -158,28 +158,40 @@ func TestRelockAfterReplace(t *testing.T) {
 	}
 }
 
-// A handle that kept the former file open tries for the lock of the one that the path
-// names, also where somebody still has the former one's.
-func TestTryLockOfAFileThatWasReplaced(t *testing.T) {
+// A handle that kept the former file open asks for the lock of the one that the path names,
+// also where somebody still has the former one's.
+func TestFormerFileIsNotWaitedFor(t *testing.T) {
+	calls := map[string]func(*flockctx.Flock, context.Context) error{
+		"TryLock": func(l *flockctx.Flock, _ context.Context) error { return l.TryLock() },
+		"Lock":    (*flockctx.Flock).Lock,
+	}
 	for name, change := range changes {
-		for _, foreign := range []bool{false, true} {
-			path := tempPath(t)
-			l := newHandle(t, path, nil)
-			must(t, l.Lock(t.Context()))
-			must(t, l.Unlock())
-			if foreign {
-				startHolder(t, path, flockctx.Options{})
-			} else {
-				mustLock(t, path, nil)
+		for call, lock := range calls {
+			for _, foreign := range []bool{false, true} {
+				path := tempPath(t)
+				l := newHandle(t, path, nil)
+				must(t, l.Lock(t.Context()))
+				must(t, l.Unlock())
+				if call == "Lock" && !flockctx.IsLocal(l) {
+					continue // the look could hang, and Lock waits
+				}
+				if foreign {
+					startHolder(t, path, flockctx.Options{})
+				} else {
+					mustLock(t, path, nil)
+				}
+				wantErr(t, l.TryLock(), flockctx.ErrLocked)
+				change(t, path)
+				ctx, cancel := context.WithTimeout(t.Context(), patience)
+				err := lock(l, ctx)
+				cancel()
+				if err != nil {
+					t.Errorf("%s, %s, foreign=%v: %v", call, name, foreign, err)
+					continue
+				}
+				wantCurrent(t, l, path)
+				must(t, l.Close())
 			}
-			wantErr(t, l.TryLock(), flockctx.ErrLocked)
-			change(t, path)
-			if err := l.TryLock(); err != nil {
-				t.Errorf("%s, foreign=%v: %v", name, foreign, err)
-				continue
-			}
-			wantCurrent(t, l, path)
-			must(t, l.Close())
 		}
 	}
 }

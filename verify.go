@@ -50,18 +50,12 @@ func (l *Flock) acquireCurrent(a *attempt, m Mode) error {
 	return untilCurrent(a, l.opts.Poll, l, func() error { return l.acquire(a, m) })
 }
 
-// acquireAgain is acquireCurrent where a first try on the file that the handle had open,
-// perhaps, ended in err, and that says so.
-func (l *Flock) acquireAgain(a *attempt, m Mode, err error) error {
-	if err == errBusy && l.desc.IsOpen() && l.verify(l.at) == errStale {
-		// Taken is the lock of a file that the path does not name any more.
-		l.closeFile(true)
-		err = errStale
-	}
-	if err == errStale {
-		err = l.acquireCurrent(a, m)
-	}
-	return err
+// outdated reports whether the lock that was found taken is that of a file which the handle
+// has kept open, unlike one that was opened for this call, and which the path does not name
+// any more. Before a wait only a local file is looked at: elsewhere the look may hang, and
+// the wait has to end with the context.
+func (l *Flock) outdated(a *attempt, opened bool) bool {
+	return !opened && (a.try || l.desc.IsLocal()) && l.verify(l.at) == errStale
 }
 
 const (

@@ -168,29 +168,26 @@ func TestFormerFileIsNotWaitedFor(t *testing.T) {
 	for name, change := range changes {
 		for call, lock := range calls {
 			for _, foreign := range []bool{false, true} {
-				path := tempPath(t)
-				l := newHandle(t, path, nil)
-				must(t, l.Lock(t.Context()))
-				must(t, l.Unlock())
-				if call == "Lock" && !flockctx.IsLocal(l) {
-					continue // the look could hang, and Lock waits
-				}
-				if foreign {
-					startHolder(t, path, flockctx.Options{})
-				} else {
-					mustLock(t, path, nil)
-				}
-				wantErr(t, l.TryLock(), flockctx.ErrLocked)
-				change(t, path)
-				ctx, cancel := context.WithTimeout(t.Context(), patience)
-				err := lock(l, ctx)
-				cancel()
-				if err != nil {
-					t.Errorf("%s, %s, foreign=%v: %v", call, name, foreign, err)
-					continue
-				}
-				wantCurrent(t, l, path)
-				must(t, l.Close())
+				t.Run(fmt.Sprintf("%s, %s, foreign=%v", name, call, foreign), func(t *testing.T) {
+					path := tempPath(t)
+					l := newHandle(t, path, nil)
+					must(t, l.Lock(t.Context()))
+					must(t, l.Unlock())
+					if call == "Lock" && !flockctx.IsLocal(l) {
+						t.Skip("not known to be a local file system, where Lock looks before it waits")
+					}
+					if foreign {
+						startHolder(t, path, flockctx.Options{})
+					} else {
+						mustLock(t, path, nil)
+					}
+					wantErr(t, l.TryLock(), flockctx.ErrLocked)
+					change(t, path)
+					ctx, cancel := context.WithTimeout(t.Context(), patience)
+					defer cancel()
+					must(t, lock(l, ctx))
+					wantCurrent(t, l, path)
+				})
 			}
 		}
 	}
